@@ -1,0 +1,4 @@
+//! dockless: a daemonless container executor.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod image;
