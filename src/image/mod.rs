@@ -55,7 +55,7 @@ impl Image {
     }
 
     /// The layers from the lowest to the topmost, each with the digest of its uncompressed tar.
-    #[must_use] 
+    #[must_use]
     pub fn layers(&self) -> impl ExactSizeIterator<Item = (&Descriptor, &Digest)> {
         self.manifest.layers.iter().zip(self.config.diff_ids.iter())
     }

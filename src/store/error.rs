@@ -1,0 +1,159 @@
+//! What can go wrong in the store.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::image::{ByteSize, ConfigError, Digest, DocumentError};
+
+/// An operation of the store that failed, with what it was about.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A directory of the store cannot be made or entered.
+    #[error("cannot open the store at `{path}`\nhint: name another place with `--root DIR`")]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The layout is one that this version does not know.
+    #[error(
+        "the store at `{path}` has layout version `{found}`, expected `{expected}`\nhint: use the dockless that wrote it, or name another place with `--root DIR`"
+    )]
+    Version {
+        /// The store's root.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What we read.
+        expected: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file or directory cannot be written, renamed or removed.
+    #[error("cannot write `{path}`{}", full_disk_hint(source))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A lock cannot be had at all (not: is held by another).
+    #[error("cannot lock `{path}`")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// One of our own JSON files does not parse.
+    #[error("`{path}` is damaged")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// More or fewer bytes than the descriptor says.
+    #[error("blob `{digest}` has {actual} bytes{}, expected {expected}; nothing of it was kept", if *.more { " or more" } else { "" })]
+    Size {
+        /// The blob.
+        digest: Digest,
+        /// Bytes that arrived.
+        actual: u64,
+        /// Whether there would have been more.
+        more: bool,
+        /// Bytes that the descriptor promises.
+        expected: u64,
+    },
+    /// Content that hashes to something else.
+    #[error("blob `{expected}` has the wrong content, it hashes to `{actual}`; nothing of it was kept")]
+    Digest {
+        /// What the descriptor promises.
+        expected: Digest,
+        /// What arrived.
+        actual: Digest,
+    },
+    /// The file system has not enough room.
+    #[error(
+        "not enough space in `{path}`: {needed} needed, {free} free\nhint: free some space, `dockless rmi` removes images"
+    )]
+    Space {
+        /// The store's root.
+        path: PathBuf,
+        /// What the operation needs.
+        needed: ByteSize,
+        /// What there is.
+        free: ByteSize,
+    },
+    /// A manifest or index in the store is not one.
+    #[error("a document in the store is damaged\nhint: remove the image with `dockless rmi` and pull it again")]
+    Document(#[source] DocumentError),
+    /// A configuration in the store is not one.
+    #[error("a document in the store is damaged\nhint: remove the image with `dockless rmi` and pull it again")]
+    Config(#[source] ConfigError),
+    /// No such image.
+    #[error(
+        "no image `{name}` in the store\nhint: `dockless images` lists what is there, `dockless pull {name}` fetches it"
+    )]
+    NoImage {
+        /// What was asked for.
+        name: String,
+    },
+    /// A digest prefix that fits several images.
+    #[error("`{name}` fits several images: {found}\nhint: give more digits or the full name")]
+    AmbiguousImage {
+        /// What was asked for.
+        name: String,
+        /// The names that fit.
+        found: String,
+    },
+    /// The image is in use.
+    #[error("image `{name}` is used by run `{run}`\nhint: stop the run first")]
+    ImageInUse {
+        /// The image.
+        name: String,
+        /// A run that uses it.
+        run: String,
+    },
+    /// No such run.
+    #[error("no run `{name}`\nhint: `dockless ps -a` lists the runs")]
+    NoRun {
+        /// What was asked for.
+        name: String,
+    },
+    /// The name of a new run is taken.
+    #[error(
+        "the name `{name}` is taken by another run\nhint: choose another `--name`, or remove that run with `dockless rm {name}`"
+    )]
+    RunExists {
+        /// The name.
+        name: String,
+    },
+    /// A run that is still going on cannot be removed.
+    #[error("run `{name}` is still running\nhint: stop it first")]
+    RunActive {
+        /// The name.
+        name: String,
+    },
+}
+
+fn full_disk_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "\nhint: the disk is full, `dockless rmi` removes images, `--root DIR` names another place"
+        }
+        _ => "",
+    }
+}

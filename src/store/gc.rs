@@ -1,0 +1,210 @@
+//! What is no longer needed goes: content that no name reaches, and what a killed process left in `tmp/`.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::layers::remove_tree;
+use super::{Store, StoreError};
+use crate::image::{ChainId, Digest, Document, ImageConfig};
+use crate::sys::{Lock, LockMode};
+
+/// What a collection freed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Blobs deleted.
+    pub blobs: usize,
+    /// Layers deleted.
+    pub layers: usize,
+    /// Bytes of the blobs and of the files in the layers.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Deletes every blob and layer that no image and no live run reaches. The caller holds [`Store::exclusive`].
+    ///
+    /// An image with a missing or damaged document keeps what can still be read of it and nothing else is touched by it.
+    pub fn collect(&self, _exclusive: &Lock) -> Result<Removed, StoreError> {
+        let mut live = Live::default();
+        for image in self.images()? {
+            self.mark(&image.descriptor.digest, &mut live);
+        }
+        for run in self.live_runs()? {
+            live.layers.extend(run.layers);
+        }
+        let mut removed = Removed::default();
+        for (path, name) in self.content("blobs")? {
+            if !live.blobs.contains(&name) {
+                removed.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                fs::remove_file(&path).map_err(|source| StoreError::Write { path, source })?;
+                removed.blobs += 1;
+            }
+        }
+        for (path, name) in self.content("layers")? {
+            if !live.layers.contains(&name) {
+                removed.bytes += self.layer_info(&name).map_or(0, |info| info.size_bytes);
+                self.discard(&path, &name)?;
+                removed.layers += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Marks what a manifest or index reaches, as far as it can be read.
+    fn mark(&self, digest: &Digest, live: &mut Live) {
+        if !live.blobs.insert(digest.clone()) {
+            return;
+        }
+        let Some(document) = self.read_document(digest).ok().and_then(|bytes| Document::parse(&bytes, digest).ok())
+        else {
+            return;
+        };
+        match document {
+            Document::Index(index) => index.manifests.iter().for_each(|child| self.mark(&child.digest, live)),
+            Document::Manifest(manifest) => {
+                live.blobs.insert(manifest.config.digest.clone());
+                live.blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
+                let config = self
+                    .read_document(&manifest.config.digest)
+                    .ok()
+                    .and_then(|bytes| ImageConfig::parse(&bytes, &manifest.config.digest).ok());
+                if let Some(config) = config {
+                    live.layers.extend(layer_keys(&config.diff_ids));
+                }
+            }
+        }
+    }
+
+    /// What stands under a directory of content, with the digest that its name spells. Foreign names are left alone.
+    fn content(&self, kind: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
+        let mut found = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let dir = self.root().join(kind).join(algorithm);
+            for entry in read_dir(&dir)? {
+                let name = entry.file_name();
+                if let Ok(digest) = format!("{algorithm}:{}", name.to_string_lossy()).parse() {
+                    found.push((entry.path(), digest));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A half-deleted layer must never be seen under its name, so it is renamed first.
+    fn discard(&self, path: &Path, name: &Digest) -> Result<(), StoreError> {
+        let away = self.tmp_path(name, "trash");
+        let write = |source| StoreError::Write { path: path.to_owned(), source };
+        remove_tree(&away).map_err(write)?;
+        fs::rename(path, &away).map_err(write)?;
+        // What cannot be removed now is swept later.
+        drop(remove_tree(&away));
+        Ok(())
+    }
+}
+
+/// A layer may stand under its diff ID, or under its chain when it had to be mended.
+fn layer_keys(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut keys = diff_ids.to_vec();
+    let mut chain: Option<ChainId> = None;
+    for diff_id in diff_ids {
+        let next = chain.map_or_else(|| ChainId::base(diff_id), |chain| chain.push(diff_id));
+        keys.push(next.digest().clone());
+        chain = Some(next);
+    }
+    keys
+}
+
+#[derive(Default)]
+struct Live {
+    blobs: HashSet<Digest>,
+    layers: HashSet<Digest>,
+}
+
+/// Removes what killed processes left in `tmp/`: each entry whose lock nobody holds.
+pub fn sweep_tmp(store: &Store) -> Result<usize, StoreError> {
+    let mut removed = 0;
+    for entry in read_dir(&store.root().join("tmp"))? {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Some((lock, _kind)) = name.split_once('.') else { continue };
+        let path = store.root().join("locks").join(lock);
+        let held = Lock::try_acquire(&path, LockMode::Exclusive)
+            .map_err(|source| StoreError::Lock { path: path.clone(), source })?;
+        if let Some(held) = held {
+            let write = |source| StoreError::Write { path: entry.path(), source };
+            match fs::symlink_metadata(entry.path()) {
+                Ok(metadata) if metadata.is_dir() => remove_tree(&entry.path()).map_err(write)?,
+                Ok(_) => fs::remove_file(entry.path()).map_err(write)?,
+                Err(_) => continue,
+            }
+            drop(held.remove());
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn read_dir(dir: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
+    let read = |source| StoreError::Read { path: dir.to_owned(), source };
+    fs::read_dir(dir).map_err(read)?.collect::<Result<_, _>>().map_err(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::image::{Descriptor, MediaType};
+    use crate::store::LayerInfo;
+
+    /// Stores an image of one layer and returns its manifest's descriptor and its diff ID.
+    fn image(store: &Store, layer: &str) -> (Descriptor, Digest) {
+        let put = |bytes: &[u8], media_type: &str| {
+            let digest = Digest::sha256(bytes);
+            store.put_document(&digest, bytes).unwrap();
+            json!({ "mediaType": media_type, "digest": digest.to_string(), "size": bytes.len() })
+        };
+        let diff_id = Digest::sha256(format!("tar of {layer}").as_bytes());
+        let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff_id.to_string()] } });
+        let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+        let layer = put(layer.as_bytes(), "application/vnd.oci.image.layer.v1.tar");
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+        let manifest = put(manifest.to_string().as_bytes(), MediaType::OCI_MANIFEST);
+        let writer = store.write_layer(&diff_id).unwrap();
+        let info = LayerInfo { schema: 1, diff_id: diff_id.clone(), size_bytes: 7, entries: 1, mended: false };
+        writer.commit(&info).unwrap();
+        (serde_json::from_value(manifest).unwrap(), diff_id)
+    }
+
+    #[test]
+    fn collects_what_nothing_reaches() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (first, first_layer) = image(&store, "first");
+        let (second, second_layer) = image(&store, "second");
+        store.tag(&"first".parse().unwrap(), &first).unwrap();
+        store.tag(&"second".parse().unwrap(), &second).unwrap();
+        let lock = store.exclusive(|_| {}).unwrap();
+        assert_eq!(store.collect(&lock).unwrap(), Removed::default());
+        store.untag(&store.find("first").unwrap()).unwrap();
+        let removed = store.collect(&lock).unwrap();
+        assert_eq!((removed.blobs, removed.layers), (3, 1));
+        assert!(store.layer_fs(&first_layer).is_none() && store.layer_fs(&second_layer).is_some());
+        assert!(store.has_blob(&second));
+    }
+
+    #[test]
+    fn sweeps_only_what_nobody_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (held, left) = (Digest::sha256(b"held"), Digest::sha256(b"left"));
+        let lock = store.lock_digest(&held, |_| {}).unwrap();
+        let mut writer = store.write_blob(&held, 1).unwrap();
+        std::fs::write(store.tmp_path(&left, "blob"), "x").unwrap();
+        fs::create_dir_all(store.tmp_path(&left, "layer").join("fs")).unwrap();
+        assert_eq!(sweep_tmp(&store).unwrap(), 2);
+        writer.write(b"h").unwrap();
+        drop(writer);
+        drop(lock);
+    }
+}

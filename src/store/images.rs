@@ -1,0 +1,237 @@
+//! Which images are there: `index.json`, the index of an OCI image layout.
+//!
+//! Each entry names its image by the annotation `org.opencontainers.image.ref.name` (OCI image layout specification). We
+//! write the full reference there, as other tools do; a short name that another tool wrote is read as docker reads short
+//! names. Entries of others are carried over as they are.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Store, StoreError};
+use crate::image::{Descriptor, Digest, Document, Image, ImageConfig, Manifest, MediaType, Platform, Reference};
+use crate::sys::{LockMode, write_atomic};
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const LAYOUT_VERSION: &str = "1.0.0";
+
+/// One entry of the index.
+#[derive(Debug, Clone)]
+pub struct StoredImage {
+    /// What it is called, as it stands in the annotation; entries without a name have an empty one.
+    pub name: String,
+    /// The manifest or index it points to.
+    pub descriptor: Descriptor,
+}
+
+impl StoredImage {
+    /// The name as a reference; `None` for a name that is none.
+    #[must_use]
+    pub fn reference(&self) -> Option<Reference> {
+        self.name.parse().ok()
+    }
+}
+
+impl Store {
+    pub(super) fn open_layout(&self) -> Result<(), StoreError> {
+        let path = self.root().join("oci-layout");
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let layout: Value =
+                    serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path: path.clone(), source })?;
+                let found = layout["imageLayoutVersion"].as_str().unwrap_or("none").to_owned();
+                if found != LAYOUT_VERSION {
+                    return Err(StoreError::Version { path: self.root().to_owned(), found, expected: LAYOUT_VERSION });
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let layout = json!({ "imageLayoutVersion": LAYOUT_VERSION }).to_string();
+                let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
+                write_atomic(&path, layout.as_bytes()).map_err(|source| StoreError::Write { path, source })?;
+            }
+            Err(source) => return Err(StoreError::Read { path, source }),
+        }
+        Ok(())
+    }
+
+    /// All images, in the order they were first stored.
+    pub fn images(&self) -> Result<Vec<StoredImage>, StoreError> {
+        let (entries, path) = self.read_index()?;
+        entries.into_iter().map(|entry| parse_entry(entry, &path)).collect()
+    }
+
+    /// What `reference` points to, if it is stored.
+    pub fn lookup(&self, reference: &Reference) -> Result<Option<StoredImage>, StoreError> {
+        Ok(self.images()?.into_iter().find(|image| image.reference().as_ref() == Some(reference)))
+    }
+
+    /// Finds an image by what a person would type: a reference, a digest, or the first digits of one.
+    pub fn find(&self, name: &str) -> Result<StoredImage, StoreError> {
+        if let Ok(reference) = name.parse::<Reference>()
+            && let Some(image) = self.lookup(&reference)?
+        {
+            return Ok(image);
+        }
+        let prefix = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_prefix = prefix.len() >= 4 && prefix.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut fitting: Vec<StoredImage> =
+            self.images()?.into_iter().filter(|i| is_prefix && i.descriptor.digest.hex().starts_with(prefix)).collect();
+        let distinct: HashSet<&Digest> = fitting.iter().map(|image| &image.descriptor.digest).collect();
+        if distinct.len() > 1 {
+            let found = fitting.iter().map(|image| format!("`{}`", image.name)).collect::<Vec<_>>().join(", ");
+            return Err(StoreError::AmbiguousImage { name: name.to_owned(), found });
+        }
+        fitting.pop().ok_or_else(|| StoreError::NoImage { name: name.to_owned() })
+    }
+
+    /// Makes `reference` point to `manifest`, which is in the store with all it names.
+    pub fn tag(&self, reference: &Reference, manifest: &Descriptor) -> Result<(), StoreError> {
+        let mut descriptor = manifest.clone();
+        descriptor.annotations.insert(REF_NAME.to_owned(), reference.to_string());
+        self.change_index(|entries| {
+            let entry = serde_json::to_value(&descriptor).unwrap_or_default();
+            match entries.iter_mut().find(|entry| entry_reference(entry).as_ref() == Some(reference)) {
+                Some(old) => *old = entry,
+                None => entries.push(entry),
+            }
+        })
+    }
+
+    /// Takes the name away; returns whether it was there. The content stays until [`Store::collect`].
+    pub fn untag(&self, image: &StoredImage) -> Result<bool, StoreError> {
+        let mut removed = false;
+        self.change_index(|entries| {
+            entries.retain(|entry| {
+                let same = entry_name(entry) == image.name && entry["digest"] == image.descriptor.digest.to_string();
+                removed |= same;
+                !same
+            });
+        })?;
+        Ok(removed)
+    }
+
+    /// Reads the documents of a stored image; for an index the manifest that suits `platform`.
+    ///
+    /// `None` when the index has nothing for the platform, or the manifest was built for another one.
+    pub fn load(
+        &self,
+        reference: &Reference,
+        stored: &StoredImage,
+        platform: &Platform,
+    ) -> Result<Option<Image>, StoreError> {
+        let mut digest = stored.descriptor.digest.clone();
+        let manifest = loop {
+            match Document::parse(&self.read_document(&digest)?, &digest).map_err(StoreError::Document)? {
+                Document::Manifest(manifest) => break manifest,
+                Document::Index(index) => match index.select(platform) {
+                    Some(chosen) => digest = chosen.digest.clone(),
+                    None => return Ok(None),
+                },
+            }
+        };
+        let image = self.assemble(reference, digest, manifest)?;
+        let suits = image.config.platform.as_ref().is_none_or(|offered| platform.rank(offered).is_some());
+        Ok(suits.then_some(image))
+    }
+
+    fn assemble(&self, reference: &Reference, digest: Digest, manifest: Manifest) -> Result<Image, StoreError> {
+        let bytes = self.read_document(&manifest.config.digest)?;
+        let config = ImageConfig::parse(&bytes, &manifest.config.digest).map_err(StoreError::Config)?;
+        Image::new(reference.clone(), digest, manifest, config).map_err(StoreError::Document)
+    }
+
+    fn read_index(&self) -> Result<(Vec<Value>, PathBuf), StoreError> {
+        let path = self.root().join("index.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), path)),
+            Err(source) => return Err(StoreError::Read { path, source }),
+        };
+        let mut index: Value =
+            serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path: path.clone(), source })?;
+        match index["manifests"].take() {
+            Value::Array(entries) => Ok((entries, path)),
+            _ => Ok((Vec::new(), path)),
+        }
+    }
+
+    fn change_index(&self, change: impl FnOnce(&mut Vec<Value>)) -> Result<(), StoreError> {
+        let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
+        let (mut entries, path) = self.read_index()?;
+        change(&mut entries);
+        let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries });
+        write_atomic(&path, index.to_string().as_bytes()).map_err(|source| StoreError::Write { path, source })
+    }
+}
+
+fn parse_entry(entry: Value, path: &std::path::Path) -> Result<StoredImage, StoreError> {
+    let name = entry_name(&entry).to_owned();
+    let descriptor =
+        serde_json::from_value(entry).map_err(|source| StoreError::Json { path: path.to_owned(), source })?;
+    Ok(StoredImage { name, descriptor })
+}
+
+fn entry_name(entry: &Value) -> &str {
+    entry["annotations"][REF_NAME].as_str().unwrap_or_default()
+}
+
+fn entry_reference(entry: &Value) -> Option<Reference> {
+    entry_name(entry).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(text: &str) -> Descriptor {
+        Descriptor {
+            media_type: MediaType(MediaType::OCI_MANIFEST.to_owned()),
+            digest: Digest::sha256(text.as_bytes()),
+            size: 1,
+            urls: Vec::new(),
+            platform: None,
+            annotations: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn names_point_to_one_image_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (debian, alpine): (Reference, Reference) = ("debian:12".parse().unwrap(), "alpine".parse().unwrap());
+        store.tag(&debian, &descriptor("a")).unwrap();
+        store.tag(&alpine, &descriptor("b")).unwrap();
+        store.tag(&debian, &descriptor("c")).unwrap();
+        assert_eq!(store.images().unwrap().len(), 2);
+        assert_eq!(store.lookup(&debian).unwrap().unwrap().descriptor.digest, descriptor("c").digest);
+        assert_eq!(store.find("debian:12").unwrap().name, "docker.io/library/debian:12");
+        assert_eq!(store.find(descriptor("b").digest.short()).unwrap().name, "docker.io/library/alpine:latest");
+        assert!(matches!(store.find("nothing"), Err(StoreError::NoImage { .. })));
+        let stored = store.find("alpine").unwrap();
+        assert!(store.untag(&stored).unwrap());
+        assert!(!store.untag(&stored).unwrap());
+    }
+
+    #[test]
+    fn entries_of_other_tools_are_read_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut foreign = serde_json::to_value(descriptor("a")).unwrap();
+        foreign["annotations"] = json!({ REF_NAME: "debian:12", "x": "y" });
+        foreign["artifactType"] = json!("z");
+        let index = json!({ "schemaVersion": 2, "manifests": [foreign] });
+        std::fs::write(dir.path().join("index.json"), index.to_string()).unwrap();
+        assert!(store.lookup(&"debian:12".parse().unwrap()).unwrap().is_some());
+        store.tag(&"alpine".parse().unwrap(), &descriptor("b")).unwrap();
+        let after: Value = serde_json::from_slice(&std::fs::read(dir.path().join("index.json")).unwrap()).unwrap();
+        assert_eq!(after["manifests"][0], foreign);
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"9.0.0"}"#).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Version { .. })));
+    }
+}

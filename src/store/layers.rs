@@ -1,0 +1,131 @@
+//! Unpacked layers in overlay form.
+//!
+//! `layers/<algorithm>/<hex>/fs` is a `lowerdir` as it is: whiteouts are character devices 0:0, opaque directories carry
+//! `trusted.overlay.opaque`. `layer.json` beside it says what it holds; a directory without it is never seen under its name.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError};
+use crate::image::Digest;
+use crate::sys::{sync_dir, write_atomic};
+
+/// What an unpacked layer holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerInfo {
+    /// Format of this file; 1.
+    pub schema: u32,
+    /// Digest of the uncompressed tar it was unpacked from.
+    pub diff_id: Digest,
+    /// Bytes of file content.
+    pub size_bytes: u64,
+    /// Entries of the tar.
+    pub entries: u64,
+    /// Whether the tree depends on the layers below it: then it is named by the chain, and otherwise by the diff ID.
+    pub mended: bool,
+}
+
+impl Store {
+    /// The directory of a layer, complete or not there at all. `key` is a diff ID or a chain ID.
+    #[must_use]
+    pub fn layer_dir(&self, key: &Digest) -> PathBuf {
+        self.root().join("layers").join(key.algorithm().name()).join(key.hex())
+    }
+
+    /// The tree of a layer, for `lowerdir`; `None` when it is not unpacked.
+    #[must_use]
+    pub fn layer_fs(&self, key: &Digest) -> Option<PathBuf> {
+        let fs = self.layer_dir(key).join("fs");
+        fs.is_dir().then_some(fs)
+    }
+
+    /// What is known about a layer.
+    pub fn layer_info(&self, key: &Digest) -> Result<LayerInfo, StoreError> {
+        let path = self.layer_dir(key).join("layer.json");
+        let bytes = std::fs::read(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
+    }
+
+    /// Starts unpacking a layer; the caller holds the lock of `key`. Nothing stays unless it is committed.
+    pub fn write_layer(&self, key: &Digest) -> Result<LayerWriter, StoreError> {
+        let path = self.tmp_path(key, "layer");
+        let write = |source| StoreError::Write { path: path.clone(), source };
+        remove_tree(&path).map_err(write)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(write)?;
+        std::fs::DirBuilder::new().mode(0o755).create(path.join("fs")).map_err(write)?;
+        Ok(LayerWriter { target: self.layer_dir(key), path, committed: false })
+    }
+}
+
+/// A layer on its way in.
+#[derive(Debug)]
+pub struct LayerWriter {
+    path: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl LayerWriter {
+    /// The directory to unpack into.
+    #[must_use]
+    pub fn fs(&self) -> PathBuf {
+        self.path.join("fs")
+    }
+
+    /// Makes the tree durable and gives it its name.
+    pub fn commit(mut self, info: &LayerInfo) -> Result<(), StoreError> {
+        let write = |source| StoreError::Write { path: self.target.clone(), source };
+        let json = serde_json::to_vec(info).unwrap_or_default();
+        write_atomic(&self.path.join("layer.json"), &json).map_err(write)?;
+        // One sync of the file system instead of one for each of thousands of files.
+        let dir = std::fs::File::open(&self.path).map_err(write)?;
+        rustix::fs::syncfs(&dir).map_err(|errno| write(errno.into()))?;
+        std::fs::rename(&self.path, &self.target).map_err(write)?;
+        self.committed = true;
+        self.target.parent().map_or(Ok(()), sync_dir).map_err(write)
+    }
+}
+
+impl Drop for LayerWriter {
+    fn drop(&mut self) {
+        if !self.committed {
+            drop(remove_tree(&self.path));
+        }
+    }
+}
+
+/// Removes a tree that may be missing. Only for trees that nobody else writes to.
+pub(super) fn remove_tree(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_there_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::sha256(b"layer");
+        let info = LayerInfo { schema: 1, diff_id: key.clone(), size_bytes: 1, entries: 1, mended: false };
+
+        let dropped = store.write_layer(&key).unwrap();
+        std::fs::write(dropped.fs().join("file"), "x").unwrap();
+        assert_eq!(store.layer_fs(&key), None);
+        drop(dropped);
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+
+        let kept = store.write_layer(&key).unwrap();
+        std::fs::write(kept.fs().join("file"), "x").unwrap();
+        kept.commit(&info).unwrap();
+        assert!(store.layer_fs(&key).unwrap().join("file").exists());
+        assert_eq!(store.layer_info(&key).unwrap(), info);
+    }
+}

@@ -1,0 +1,130 @@
+//! Everything that is kept on disk, under one root (0700): images, unpacked layers, runs and their artifacts.
+//!
+//! ```text
+//! <root>/
+//!   oci-layout, index.json, blobs/<algorithm>/<hex>   an OCI image layout: other tools read and write it
+//!   layers/<algorithm>/<hex>/fs                       a layer unpacked in overlay form, named by diff ID (or by chain ID
+//!                            layer.json               when it was mended against the layers below it)
+//!   runs/<name>/                                      one run: record, log, bundle, writable layer (see `runs`)
+//!   artifacts/<name>/                                 what a run left (see `crate::artifact`)
+//!   tmp/                                              being written; each entry is named after the lock that guards it
+//!   locks/                                            locks between processes
+//! ```
+//!
+//! Invariants: what stands in `blobs` and `layers` is complete and verified, because it is written in `tmp`, made durable
+//! and renamed; metadata is never durable before the data it names; whoever deletes holds [`Store::exclusive`], whoever
+//! relies on what is there holds [`Store::shared`].
+
+mod blobs;
+mod error;
+mod gc;
+mod images;
+mod layers;
+mod runs;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+pub use blobs::BlobWriter;
+pub use error::StoreError;
+pub use gc::{Removed, sweep_tmp};
+pub use images::StoredImage;
+pub use layers::{LayerInfo, LayerWriter};
+pub use runs::{Exit, ExitReason, RunDir, RunName, RunNameError, RunRecord, RunState};
+
+use crate::image::Digest;
+use crate::sys::{Lock, LockMode};
+
+/// A handle on the store; cheap to clone, holds nothing open.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store at `root`, making what is missing of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] when it cannot be made, [`StoreError::Version`] when a newer layout stands there.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let open = |path: &Path, source| StoreError::Open { path: path.to_owned(), source };
+        for name in [
+            "",
+            "blobs",
+            "blobs/sha256",
+            "blobs/sha512",
+            "layers",
+            "layers/sha256",
+            "layers/sha512",
+            "runs",
+            "artifacts",
+            "tmp",
+            "locks",
+        ] {
+            let path = root.join(name);
+            make_private_dir(&path).map_err(|source| open(&path, source))?;
+        }
+        let root = root.canonicalize().map_err(|source| open(root, source))?;
+        let store = Self { root };
+        store.open_layout()?;
+        Ok(store)
+    }
+
+    /// Where it is; absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Keeps images and layers from being deleted while it is held.
+    pub fn shared(&self) -> Result<Lock, StoreError> {
+        self.lock("store", LockMode::Shared, |_| {})
+    }
+
+    /// The right to delete images and layers; waits for pulls and for runs that are being set up.
+    pub fn exclusive(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock("store", LockMode::Exclusive, on_wait)
+    }
+
+    /// The right to fetch or unpack what `digest` names. Waits for another process that is at it.
+    pub fn lock_digest(&self, digest: &Digest, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock(&lock_name(digest), LockMode::Exclusive, on_wait)
+    }
+
+    fn lock(&self, name: &str, mode: LockMode, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        let path = self.root.join("locks").join(name);
+        Lock::acquire(&path, mode, on_wait).map_err(|source| StoreError::Lock { path, source })
+    }
+
+    /// A path in `tmp/` that belongs to whoever holds the lock of `digest`.
+    fn tmp_path(&self, digest: &Digest, kind: &str) -> PathBuf {
+        self.root.join("tmp").join(format!("{}.{kind}", lock_name(digest)))
+    }
+}
+
+fn lock_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+/// Makes a directory that only its owner may enter. One that is there already must not belong to somebody else.
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    let metadata = std::fs::metadata(path)?;
+    let me = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != me {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("owned by user {}, expected {me}", metadata.uid()),
+        ));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,361 @@
+//! Runs: one directory each, with everything that is known about it.
+//!
+//! ```text
+//! runs/<name>/
+//!   run.json      the record: what was asked for, how it stands, how it ended (below)
+//!   lock          held by the supervisor as long as the run lives; the kernel frees it if the supervisor dies
+//!   log           what the container wrote, in the CRI format: time, stream, tag, text
+//!   config.json   the OCI runtime spec that libcontainer reads
+//!   etc/          resolv.conf, hosts and hostname of the container
+//!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace
+//!   upper/ work/  the writable layer; gone at the end unless it is kept
+//!   artifacts/    artifact directories until they are saved
+//! ```
+//!
+//! A run whose state is not final while nobody holds its lock has lost its supervisor; [`Store::runs`] says so and the
+//! next command cleans up after it.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::layers::remove_tree;
+use super::{Store, StoreError};
+use crate::image::{ByteSize, Digest, Reference};
+use crate::sys::{Lock, LockMode, write_atomic};
+
+const MAX_NAME_LEN: usize = 63;
+
+/// The name of a run: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, at most 63 characters, safe as a file name and a cgroup name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunName(String);
+
+/// Why a string is not the name of a run.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("run name `{0}` is malformed, expected a letter or digit, then letters, digits, `_`, `.`, `-`, 63 at most")]
+pub struct RunNameError(String);
+
+impl RunName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RunName {
+    type Err = RunNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let good = text.len() <= MAX_NAME_LEN
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if good { Ok(Self(text.to_owned())) } else { Err(RunNameError(text.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for RunName {
+    type Error = RunNameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<RunName> for String {
+    fn from(name: RunName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for RunName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Being set up; the container does not run yet.
+    Creating,
+    /// The container runs.
+    Running,
+    /// The container has ended; artifacts are being saved.
+    Saving,
+    /// Ended with 0.
+    Done,
+    /// Ended otherwise.
+    Failed,
+}
+
+impl RunState {
+    /// Whether nothing will change any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Saving => "saving",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// The workload ended by itself.
+    Exited,
+    /// A signal ended the workload.
+    Signalled,
+    /// The kernel killed it for want of memory.
+    OomKilled,
+    /// It never started.
+    StartFailed,
+    /// The command line that had started it was killed, and the supervisor stopped the run.
+    ClientLost,
+    /// The supervisor was killed, and the container with it.
+    SupervisorLost,
+    /// The machine went down while it ran.
+    HostReboot,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exit {
+    /// What a shell would see: the workload's own code, 128+n for signal n, 125/126/127 when it never started.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Why.
+    pub reason: ExitReason,
+    /// Processes of the container that the kernel killed for want of memory.
+    pub oom_kills: u64,
+    /// Highest memory use in bytes, where the kernel counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<ByteSize>,
+    /// Memory limit in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<ByteSize>,
+    /// The same in words, when there is more to say than the code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What is known about a run; `run.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// Format of this file; 1.
+    pub schema: u32,
+    /// The run's name.
+    pub name: RunName,
+    /// The workflow it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+    /// The image as it was asked for.
+    pub image: Reference,
+    /// The manifest that was run.
+    pub manifest: Digest,
+    /// Directories of the store that the root file system consists of, lowest first.
+    pub layers: Vec<Digest>,
+    /// The container's argv.
+    pub command: Vec<String>,
+    /// How it stands.
+    pub state: RunState,
+    /// How the root file system was made: `overlay` or `copy`.
+    pub rootfs: String,
+    /// The cgroup, below each hierarchy's root.
+    pub cgroup: String,
+    /// The boot it ran in (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// When it was set up (RFC 3339, UTC).
+    pub created: String,
+    /// When the workload started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
+    /// The container's init on the host, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// The whole run goes at its end.
+    pub remove: bool,
+    /// The writable layer stays at its end.
+    pub keep: bool,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
+/// The directory of a run.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// A run's directory as it stands on disk already.
+    #[must_use]
+    pub const fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where it is; absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Reads the record.
+    pub fn record(&self) -> Result<RunRecord, StoreError> {
+        let path = self.path.join("run.json");
+        let bytes = fs::read(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
+    }
+
+    /// Writes the record so that it survives a power cut.
+    pub fn write_record(&self, record: &RunRecord) -> Result<(), StoreError> {
+        let path = self.path.join("run.json");
+        let json = serde_json::to_vec_pretty(record).unwrap_or_default();
+        write_atomic(&path, &json).map_err(|source| StoreError::Write { path, source })
+    }
+
+    /// Writes the record atomically but not durably: for a state that a reboot makes meaningless anyway.
+    pub fn write_passing_record(&self, record: &RunRecord) -> Result<(), StoreError> {
+        let (path, new) = (self.path.join("run.json"), self.path.join("run.json.new"));
+        let json = serde_json::to_vec_pretty(record).unwrap_or_default();
+        fs::write(&new, json)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|source| StoreError::Write { path, source })
+    }
+
+    /// Takes the lock that says the run lives; `None` when somebody holds it.
+    pub fn try_lock(&self) -> Result<Option<Lock>, StoreError> {
+        let path = self.path.join("lock");
+        Lock::try_acquire(&path, LockMode::Exclusive).map_err(|source| StoreError::Lock { path, source })
+    }
+
+    /// Whether a supervisor holds the run.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        Lock::holder(&self.path.join("lock")).is_some()
+    }
+
+    /// Removes the directory and all in it.
+    pub fn remove(self) -> Result<(), StoreError> {
+        remove_tree(&self.path).map_err(|source| StoreError::Write { path: self.path, source })
+    }
+}
+
+impl Store {
+    /// Makes the directory of a new run; its name must be free.
+    pub fn create_run(&self, name: &RunName) -> Result<RunDir, StoreError> {
+        let path = self.run_path(name);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(RunDir { path }),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(StoreError::RunExists { name: name.to_string() })
+            }
+            Err(source) => Err(StoreError::Write { path, source }),
+        }
+    }
+
+    /// Whether a run of that name is there.
+    #[must_use]
+    pub fn has_run(&self, name: &RunName) -> bool {
+        self.run_path(name).exists()
+    }
+
+    /// Opens the directory of a run.
+    pub fn run(&self, name: &str) -> Result<RunDir, StoreError> {
+        let missing = || StoreError::NoRun { name: name.to_owned() };
+        let path = self.run_path(&name.parse().map_err(|_| missing())?);
+        if path.is_dir() { Ok(RunDir { path }) } else { Err(missing()) }
+    }
+
+    /// The directories of all runs, by name; their records are read by whoever needs them, so that a damaged one harms
+    /// nobody else.
+    pub fn runs(&self) -> Result<Vec<RunDir>, StoreError> {
+        let dir = self.root().join("runs");
+        let read = |source| StoreError::Read { path: dir.clone(), source };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            if entry.file_name().to_str().is_some_and(|name| name.parse::<RunName>().is_ok()) {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort();
+        Ok(paths.into_iter().map(|path| RunDir { path }).collect())
+    }
+
+    /// Records of the runs that rely on images and layers right now.
+    pub(super) fn live_runs(&self) -> Result<Vec<RunRecord>, StoreError> {
+        Ok(self.runs()?.iter().filter(|run| run.is_live()).filter_map(|run| run.record().ok()).collect())
+    }
+
+    /// A live run of the image, if there is one.
+    pub fn run_using(&self, manifest: &Digest) -> Result<Option<RunName>, StoreError> {
+        Ok(self.live_runs()?.into_iter().find(|run| run.manifest == *manifest).map(|run| run.name))
+    }
+
+    fn run_path(&self, name: &RunName) -> PathBuf {
+        self.root().join("runs").join(name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_safe_everywhere() {
+        for good in ["a", "clever-otter-1", "A.b_c-9"] {
+            assert!(good.parse::<RunName>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "-a", ".a", "a/b", "a b", "ä", &"a".repeat(64)] {
+            assert!(bad.parse::<RunName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_a_lock_says_who_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let name: RunName = "one".parse().unwrap();
+        let run = store.create_run(&name).unwrap();
+        assert!(matches!(store.create_run(&name), Err(StoreError::RunExists { .. })));
+        assert!(!run.is_live());
+        let lock = run.try_lock().unwrap().unwrap();
+        assert!(run.is_live() && run.try_lock().unwrap().is_none());
+        drop(lock);
+        store.run("one").unwrap().remove().unwrap();
+        assert!(matches!(store.run("one"), Err(StoreError::NoRun { .. })));
+        assert!(matches!(store.run("../x"), Err(StoreError::NoRun { .. })));
+    }
+}

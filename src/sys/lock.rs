@@ -1,0 +1,191 @@
+//! Advisory locks between processes that die with their holder.
+//!
+//! Open-file-description locks (fcntl(2), `F_OFD_SETLK`): the kernel drops them when the last descriptor of the open file
+//! is closed, so kill -9 leaves nothing to mend. The holder writes its pid into the file for others to show; the pid is
+//! talk, never truth.
+//!
+//! A lock file may be removed by its exclusive holder. Whoever opened the old file before that would lock a nameless
+//! inode, so every acquisition checks afterwards that the path still names the locked inode, and starts anew if not.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// Who else may hold the lock at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Other shared holders.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// A held lock; dropping it releases it.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Takes the lock at `path` (made when missing, 0600) if nobody is in the way; `None` if somebody is.
+    pub fn try_acquire(path: &Path, mode: LockMode) -> io::Result<Option<Self>> {
+        Self::acquire_with(path, mode, |file| match set_lock(file, mode, Wait::No) {
+            Ok(()) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        })
+    }
+
+    /// Takes the lock at `path`, waiting for it; `on_wait` is told the holder's pid, if it is known, before a wait begins.
+    pub fn acquire(path: &Path, mode: LockMode, mut on_wait: impl FnMut(Option<u32>)) -> io::Result<Self> {
+        let lock = Self::acquire_with(path, mode, |file| {
+            match set_lock(file, mode, Wait::No) {
+                Ok(()) => return Ok(true),
+                Err(Errno::EAGAIN | Errno::EACCES) => on_wait(read_holder(file)),
+                Err(errno) => return Err(errno.into()),
+            }
+            loop {
+                match set_lock(file, mode, Wait::Yes) {
+                    Ok(()) => return Ok(true),
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        })?;
+        lock.ok_or_else(|| io::Error::other("a lock that was waited for was not had"))
+    }
+
+    fn acquire_with(
+        path: &Path,
+        mode: LockMode,
+        mut take: impl FnMut(&mut File) -> io::Result<bool>,
+    ) -> io::Result<Option<Self>> {
+        loop {
+            let mut file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            if !take(&mut file)? {
+                return Ok(None);
+            }
+            if !names(path, &file)? {
+                continue;
+            }
+            if mode == LockMode::Exclusive {
+                write_holder(&mut file);
+            }
+            return Ok(Some(Self { file, path: path.to_owned() }));
+        }
+    }
+
+    /// Releases an exclusive lock and removes its file, for locks whose name will not soon be wanted again.
+    pub fn remove(self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
+
+    /// The pid in the lock file at `path`, if the lock is held at all.
+    #[must_use]
+    pub fn holder(path: &Path) -> Option<u32> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        match set_lock(&file, LockMode::Exclusive, Wait::No) {
+            Ok(()) => None,
+            Err(_) => read_holder(&mut file),
+        }
+    }
+
+    /// The open file of the lock, for a process that is to hold it further.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Wait {
+    Yes,
+    No,
+}
+
+fn set_lock(file: &File, mode: LockMode, wait: Wait) -> Result<(), Errno> {
+    let kind = match mode {
+        LockMode::Shared => libc::F_RDLCK,
+        LockMode::Exclusive => libc::F_WRLCK,
+    };
+    let whole = libc::flock {
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        // The kernel demands 0 here for open-file-description locks.
+        l_pid: 0,
+    };
+    let argument = match wait {
+        Wait::Yes => FcntlArg::F_OFD_SETLKW(&whole),
+        Wait::No => FcntlArg::F_OFD_SETLK(&whole),
+    };
+    fcntl(file, argument).map(drop)
+}
+
+fn names(path: &Path, file: &File) -> io::Result<bool> {
+    let locked = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok(named.dev() == locked.dev() && named.ino() == locked.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Best effort: a full disk must not keep a lock from being had.
+fn write_holder(file: &mut File) {
+    let pid = std::process::id().to_string();
+    let written = file.rewind().and_then(|()| file.write_all(pid.as_bytes()));
+    let _ = written.and_then(|()| file.set_len(pid.len() as u64));
+}
+
+fn read_holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excludes_shares_and_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::try_acquire(&path, LockMode::Exclusive).unwrap().unwrap();
+        assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());
+        assert!(Lock::try_acquire(&path, LockMode::Shared).unwrap().is_none());
+        assert_eq!(Lock::holder(&path), Some(std::process::id()));
+        drop(held);
+        assert_eq!(Lock::holder(&path), None);
+        let first = Lock::try_acquire(&path, LockMode::Shared).unwrap().unwrap();
+        let second = Lock::try_acquire(&path, LockMode::Shared).unwrap();
+        assert!(second.is_some() && Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());
+        drop(first);
+    }
+
+    #[test]
+    fn waiter_of_a_removed_lock_takes_the_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::try_acquire(&path, LockMode::Exclusive).unwrap().unwrap();
+        let (told, hears) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn({
+            let path = path.clone();
+            move || Lock::acquire(&path, LockMode::Exclusive, |pid| told.send(pid).unwrap()).unwrap()
+        });
+        assert_eq!(hears.recv().unwrap(), Some(std::process::id()));
+        held.remove().unwrap();
+        let second = waiter.join().unwrap();
+        assert!(names(&path, &second.file).unwrap());
+    }
+}
