@@ -6,6 +6,7 @@
 //!   layers/<algorithm>/<hex>/fs                       a layer unpacked in overlay form, named by diff ID (or by chain ID
 //!                            layer.json               when it was mended against the layers below it)
 //!   runs/<name>/                                      one run: record, log, bundle, writable layer (see `runs`)
+//!   active/<name>                                     lock of a run that has not been cleaned up yet
 //!   artifacts/<name>/                                 what a run left (see `crate::artifact`)
 //!   tmp/                                              being written; each entry is named after the lock that guards it
 //!   locks/                                            locks between processes
@@ -59,6 +60,7 @@ impl Store {
             "layers/sha256",
             "layers/sha512",
             "runs",
+            "active",
             "artifacts",
             "tmp",
             "locks",

@@ -3,7 +3,6 @@
 //! ```text
 //! runs/<name>/
 //!   run.json      the record: what was asked for, how it stands, how it ended (below)
-//!   lock          held by the supervisor as long as the run lives; the kernel frees it if the supervisor dies
 //!   log           what the container wrote, in the CRI format: time, stream, tag, text
 //!   config.json   the OCI runtime spec that libcontainer reads
 //!   etc/          resolv.conf, hosts and hostname of the container
@@ -12,8 +11,9 @@
 //!   artifacts/    artifact directories until they are saved
 //! ```
 //!
-//! A run whose state is not final while nobody holds its lock has lost its supervisor; [`Store::runs`] says so and the
-//! next command cleans up after it.
+//! `active/<name>` stands beside it from before the directory is made until the run has been cleaned up. It is a lock: the
+//! supervisor holds it as long as it lives. An active run that nobody holds has lost its supervisor, and the next command
+//! cleans up after it.
 
 use std::fmt;
 use std::fs;
@@ -167,6 +167,8 @@ pub struct RunRecord {
     pub schema: u32,
     /// The run's name.
     pub name: RunName,
+    /// What the kernel and libcontainer know it by: the name with a suffix that tells stores and times apart.
+    pub id: String,
     /// The workflow it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
@@ -182,8 +184,6 @@ pub struct RunRecord {
     pub state: RunState,
     /// How the root file system was made: `overlay` or `copy`.
     pub rootfs: String,
-    /// The cgroup, below each hierarchy's root.
-    pub cgroup: String,
     /// The boot it ran in (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
     /// When it was set up (RFC 3339, UTC).
@@ -256,32 +256,72 @@ impl RunDir {
 
     /// Takes the lock that says the run lives; `None` when somebody holds it.
     pub fn try_lock(&self) -> Result<Option<Lock>, StoreError> {
-        let path = self.path.join("lock");
+        let path = active_path(&self.path);
         Lock::try_acquire(&path, LockMode::Exclusive).map_err(|source| StoreError::Lock { path, source })
     }
 
     /// Whether a supervisor holds the run.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        Lock::holder(&self.path.join("lock")).is_some()
+        Lock::holder(&active_path(&self.path)).is_ok_and(|holder| holder.is_some())
+    }
+
+    /// Where artifacts are until they are saved.
+    #[must_use]
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
+    /// Whether something lies there still.
+    #[must_use]
+    pub fn has_unsaved_artifacts(&self) -> bool {
+        let filled = |dir: fs::DirEntry| fs::read_dir(dir.path()).is_ok_and(|mut entries| entries.next().is_some());
+        fs::read_dir(self.artifacts()).is_ok_and(|dirs| dirs.flatten().any(filled))
+    }
+
+    /// Removes what an ended run needs no more; with `keep` the writable layer stays. The run counts as finished then.
+    pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
+        let mut names = vec!["work", "rootfs", "volumes", "etc", "config.json"];
+        if !keep {
+            names.push("upper");
+        }
+        if !self.has_unsaved_artifacts() {
+            names.push("artifacts");
+        }
+        for name in names {
+            remove_any(&self.path.join(name))?;
+        }
+        self.finish()
     }
 
     /// Removes the directory and all in it.
     pub fn remove(self) -> Result<(), StoreError> {
-        remove_tree(&self.path).map_err(|source| StoreError::Write { path: self.path, source })
+        remove_any(&self.path)?;
+        self.finish()
+    }
+
+    fn finish(&self) -> Result<(), StoreError> {
+        remove_any(&active_path(&self.path))
     }
 }
 
 impl Store {
-    /// Makes the directory of a new run; its name must be free.
-    pub fn create_run(&self, name: &RunName) -> Result<RunDir, StoreError> {
-        let path = self.run_path(name);
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(RunDir { path }),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(StoreError::RunExists { name: name.to_string() })
+    /// Makes the directory of a new run, whose name must be free, and takes the lock that says the run lives.
+    pub fn create_run(&self, name: &RunName) -> Result<(RunDir, Lock), StoreError> {
+        let run = RunDir { path: self.run_path(name) };
+        let taken = || StoreError::RunExists { name: name.to_string() };
+        if run.path.exists() {
+            return Err(taken());
+        }
+        let lock = run.try_lock()?.ok_or_else(taken)?;
+        match fs::DirBuilder::new().mode(0o700).create(&run.path) {
+            Ok(()) => Ok((run, lock)),
+            // Another process was faster; the mark stays for the sweep, which sees what is true by then.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(taken()),
+            Err(source) => {
+                drop(lock.remove());
+                Err(StoreError::Write { path: run.path, source })
             }
-            Err(source) => Err(StoreError::Write { path, source }),
         }
     }
 
@@ -314,9 +354,23 @@ impl Store {
         Ok(paths.into_iter().map(|path| RunDir { path }).collect())
     }
 
+    /// Runs that nobody has cleaned up after yet: those that go on, and those whose supervisor was killed.
+    pub fn unfinished_runs(&self) -> Result<Vec<RunDir>, StoreError> {
+        let dir = self.root().join("active");
+        let read = |source| StoreError::Read { path: dir.clone(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(read)? {
+            let name = entry.map_err(read)?.file_name();
+            if let Some(Ok(name)) = name.to_str().map(str::parse) {
+                found.push(RunDir { path: self.run_path(&name) });
+            }
+        }
+        Ok(found)
+    }
+
     /// Records of the runs that rely on images and layers right now.
     pub(super) fn live_runs(&self) -> Result<Vec<RunRecord>, StoreError> {
-        Ok(self.runs()?.iter().filter(|run| run.is_live()).filter_map(|run| run.record().ok()).collect())
+        Ok(self.unfinished_runs()?.iter().filter_map(|run| run.record().ok()).collect())
     }
 
     /// A live run of the image, if there is one.
@@ -326,6 +380,22 @@ impl Store {
 
     fn run_path(&self, name: &RunName) -> PathBuf {
         self.root().join("runs").join(name.as_str())
+    }
+}
+
+/// The lock of a run. All of them stand in one place, so that looking for the unfinished does not grow with the runs kept.
+fn active_path(run: &Path) -> PathBuf {
+    let root = run.parent().and_then(Path::parent).unwrap_or(run);
+    root.join("active").join(run.file_name().unwrap_or_default())
+}
+
+fn remove_any(path: &Path) -> Result<(), StoreError> {
+    let write = |source| StoreError::Write { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => remove_tree(path).map_err(write),
+        Ok(_) => fs::remove_file(path).map_err(write),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(write(source)),
     }
 }
 
@@ -348,14 +418,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let name: RunName = "one".parse().unwrap();
-        let run = store.create_run(&name).unwrap();
+        let (run, lock) = store.create_run(&name).unwrap();
         assert!(matches!(store.create_run(&name), Err(StoreError::RunExists { .. })));
-        assert!(!run.is_live());
-        let lock = run.try_lock().unwrap().unwrap();
         assert!(run.is_live() && run.try_lock().unwrap().is_none());
         drop(lock);
+        assert!(!run.is_live());
+        assert!(matches!(store.create_run(&name), Err(StoreError::RunExists { .. })), "an ended run keeps its name");
+        assert_eq!(store.unfinished_runs().unwrap().len(), 1, "the mark of an unfinished run is lost");
         store.run("one").unwrap().remove().unwrap();
         assert!(matches!(store.run("one"), Err(StoreError::NoRun { .. })));
+        assert!(store.create_run(&name).is_ok());
         assert!(matches!(store.run("../x"), Err(StoreError::NoRun { .. })));
     }
 }

@@ -87,14 +87,15 @@ impl Lock {
         std::fs::remove_file(&self.path)
     }
 
-    /// The pid in the lock file at `path`, if the lock is held at all.
-    #[must_use]
-    pub fn holder(path: &Path) -> Option<u32> {
-        let mut file = OpenOptions::new().read(true).write(true).open(path).ok()?;
-        match set_lock(&file, LockMode::Exclusive, Wait::No) {
-            Ok(()) => None,
-            Err(_) => read_holder(&mut file),
-        }
+    /// Whether anybody holds the lock at `path`, and the pid in it if so. Does not take the lock for a moment either.
+    pub fn holder(path: &Path) -> io::Result<Option<Option<u32>>> {
+        let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut found = whole_file(libc::F_WRLCK);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found))?;
+        Ok((i32::from(found.l_type) != libc::F_UNLCK).then(|| read_holder(&mut file)))
     }
 
     /// The open file of the lock, for a process that is to hold it further.
@@ -115,19 +116,23 @@ fn set_lock(file: &File, mode: LockMode, wait: Wait) -> Result<(), Errno> {
         LockMode::Shared => libc::F_RDLCK,
         LockMode::Exclusive => libc::F_WRLCK,
     };
-    let whole = libc::flock {
+    let whole = whole_file(kind);
+    let argument = match wait {
+        Wait::Yes => FcntlArg::F_OFD_SETLKW(&whole),
+        Wait::No => FcntlArg::F_OFD_SETLK(&whole),
+    };
+    fcntl(file, argument).map(drop)
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
         l_type: i16::try_from(kind).unwrap_or_default(),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
         l_start: 0,
         l_len: 0,
         // The kernel demands 0 here for open-file-description locks.
         l_pid: 0,
-    };
-    let argument = match wait {
-        Wait::Yes => FcntlArg::F_OFD_SETLKW(&whole),
-        Wait::No => FcntlArg::F_OFD_SETLK(&whole),
-    };
-    fcntl(file, argument).map(drop)
+    }
 }
 
 fn names(path: &Path, file: &File) -> io::Result<bool> {
@@ -164,9 +169,9 @@ mod tests {
         let held = Lock::try_acquire(&path, LockMode::Exclusive).unwrap().unwrap();
         assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());
         assert!(Lock::try_acquire(&path, LockMode::Shared).unwrap().is_none());
-        assert_eq!(Lock::holder(&path), Some(std::process::id()));
+        assert_eq!(Lock::holder(&path).unwrap(), Some(Some(std::process::id())));
         drop(held);
-        assert_eq!(Lock::holder(&path), None);
+        assert_eq!(Lock::holder(&path).unwrap(), None);
         let first = Lock::try_acquire(&path, LockMode::Shared).unwrap().unwrap();
         let second = Lock::try_acquire(&path, LockMode::Shared).unwrap();
         assert!(second.is_some() && Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());

@@ -1,0 +1,68 @@
+//! What a process does to itself: signals, keyring, and descriptors known by number only.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper; each says what it relies on")]
+
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+
+/// Gives the process the signal dispositions and mask of a fresh one. Ignored signals and masks pass through execve(2), so a
+/// workload would otherwise inherit our ignored SIGPIPE and the mask of our signalfd.
+pub fn reset_signals() {
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: `SigDfl` installs no handler of ours, so there is no code that could run at a bad moment.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// Leaves the session keyring of whoever started us for an empty one (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`), so that a
+/// container cannot read the keys of the user's session.
+pub fn join_new_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_ulong = 1;
+    // SAFETY: keyctl reads its second argument as a string or, when it is null, makes an anonymous keyring.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes to a descriptor that was inherited across a fork and is known by its number only.
+pub fn write_raw(fd: RawFd, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: write(2) reads `bytes.len()` bytes from a live slice; a number that is no descriptor gives EBADF.
+    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    if usize::try_from(written) == Ok(bytes.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether nobody holds the reading end of the pipe any more whose writing end is `fd`.
+#[must_use]
+pub fn reader_is_gone(fd: RawFd) -> bool {
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: the borrow lasts for this call only, during which the single-threaded caller closes nothing.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
+/// Ends the process at once, without destructors or exit handlers, as a child of a fork must.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) takes any value and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// A descriptor that becomes readable when the process ends (pidfd_open(2)).
+pub fn pidfd(pid: nix::unistd::Pid) -> io::Result<std::os::fd::OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// Sends a signal by its number, real-time signals included.
+pub fn send_signal(pid: nix::unistd::Pid, number: i32) -> io::Result<()> {
+    // SAFETY: kill(2) touches no memory; a bad number or pid is answered with an error.
+    if unsafe { libc::kill(pid.as_raw(), number) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
