@@ -55,10 +55,15 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> 
         .block_on(future)
 }
 
-/// An environment variable; unset, empty and not UTF-8 are the same to us.
+/// An environment variable as it stands, for a workload that is to have it.
 #[expect(clippy::disallowed_methods, reason = "the environment is read here only")]
-pub(super) fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// An environment variable that means something to us: unset and empty are the same.
+pub(super) fn setting(name: &str) -> Option<String> {
+    variable(name).filter(|value| !value.is_empty())
 }
 
 /// The directory that the user is in.
@@ -83,7 +88,7 @@ fn registry_settings(args: Option<&RegistryArgs>) -> registry::Settings {
     match args.and_then(|args| args.authfile.clone()) {
         Some(file) => settings.auth_files.push(file),
         None => {
-            let under = |variable: &str, rest: &str| environment(variable).map(|dir| Path::new(&dir).join(rest));
+            let under = |variable: &str, rest: &str| setting(variable).map(|dir| Path::new(&dir).join(rest));
             settings.auth_files.extend(under("XDG_RUNTIME_DIR", "containers/auth.json"));
             settings.auth_files.extend(
                 under("XDG_CONFIG_HOME", "containers/auth.json").or_else(|| under("HOME", ".config/containers/auth.json")),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::args::ContainerArgs;
-use super::context::{current_dir, environment};
+use super::context::{current_dir, variable};
 use super::exit::CliError;
 use crate::image::ByteSize;
 use crate::spec::{EnvSetting, MountSetting, Options, SpecError, parse_env_file};
@@ -39,15 +39,14 @@ fn entrypoint(text: &str) -> Vec<String> {
 
 /// Files first, so that single settings win over them.
 fn env(files: &[impl AsRef<Path>], settings: &[String]) -> Result<Vec<EnvSetting>, CliError> {
-    let caller = |name: &str| environment(name);
     let mut env = Vec::new();
     for path in files {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })?;
-        env.extend(parse_env_file(path, &bytes, &caller)?);
+        env.extend(parse_env_file(path, &bytes, &variable)?);
     }
     for setting in settings {
-        env.push(EnvSetting::parse(setting, &caller)?);
+        env.push(EnvSetting::parse(setting, &variable)?);
     }
     Ok(env)
 }

@@ -78,14 +78,17 @@ fn image_and_options(
     Ok((image_request(image, &reference)?, options(container, command)?))
 }
 
-pub(super) fn image_request(args: &ImageArgs, reference: &str) -> Result<ImageRequest, CliError> {
-    let pull = match args.pull {
+fn image_request(args: &ImageArgs, reference: &str) -> Result<ImageRequest, CliError> {
+    let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
+    Ok(ImageRequest { reference: reference.parse()?, platform, pull: pull_policy(args.pull) })
+}
+
+pub(super) const fn pull_policy(when: PullWhen) -> PullPolicy {
+    match when {
         PullWhen::Always => PullPolicy::Always,
         PullWhen::Missing => PullPolicy::Missing,
         PullWhen::Never => PullPolicy::Never,
-    };
-    let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
-    Ok(ImageRequest { reference: reference.parse()?, platform, pull })
+    }
 }
 
 pub(super) fn run_name(store: &Store, given: Option<&str>) -> Result<RunName, CliError> {

@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn reads_kernel_releases() {
         assert_eq!(kernel_version("6.1.0-18-cloud-amd64\n"), Some((6, 1)));
-        assert_eq!(kernel_version("5.14+"), None);
+        assert_eq!(kernel_version("5.14+"), Some((5, 14)));
+        assert_eq!(kernel_version("5"), None);
         assert_eq!(kernel_version(""), None);
     }
 

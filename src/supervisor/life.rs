@@ -171,8 +171,7 @@ impl Life {
         let request = &self.request;
         let rootfs = rootfs::make(&request.layers, self.run.path(), request.rootfs, request.record.keep).map_err(failure)?;
         rootfs::preflight(&rootfs.path).map_err(failure)?;
-        let volumes = request.read_only.then(|| self.run.path().join("volumes"));
-        rootfs::prepare(&rootfs.path, &request.working_dir, &request.volumes, volumes.as_deref()).map_err(failure)?;
+        rootfs::prepare(&rootfs.path, &request.working_dir, request.owner, &request.volumes).map_err(failure)?;
         Ok(rootfs)
     }
 

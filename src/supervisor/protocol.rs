@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::Declared;
+use crate::artifact::Prepared;
 use crate::image::ByteSize;
 use crate::rootfs::Choice;
 use crate::store::{Exit, RunRecord};
@@ -41,11 +41,12 @@ pub struct Request {
     /// How the root file system is to be made.
     pub rootfs: Choice,
     /// Absolute directory in the container that is made when missing.
-    pub working_dir: String,
-    /// Absolute directories in the container that the image declares as volumes.
-    pub volumes: Vec<String>,
-    /// The root file system is read-only, so volumes need directories of their own.
-    pub read_only: bool,
+    pub working_dir: PathBuf,
+    /// User and group of the workload, for directories that are made for it.
+    pub owner: (u32, u32),
+    /// Directories that the image declares as volumes: the place in the container, and a directory of this machine that is
+    /// to be filled with what the image has there, when the root file system itself cannot be written.
+    pub volumes: Vec<(PathBuf, Option<PathBuf>)>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// Number of the signal that asks the workload to stop.
@@ -53,7 +54,7 @@ pub struct Request {
     /// The memory limit, for the exit report.
     pub memory_limit: Option<ByteSize>,
     /// Directories to be saved when the run ends.
-    pub artifacts: Vec<Declared>,
+    pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::clean::clean_up;
-use crate::container::boot_id;
+use crate::container::{HostError, boot_id};
 use crate::store::{Exit, ExitReason, RunDir, RunState, Store, StoreError, sweep_tmp};
 
 /// What a sweep could not do. The command that swept goes on.
@@ -14,7 +14,7 @@ pub enum SweepError {
     Store(#[from] StoreError),
     /// The boot cannot be told.
     #[error("cannot read the boot id")]
-    Boot(#[source] std::io::Error),
+    Boot(#[source] HostError),
 }
 
 /// Ends every run that says it is going on although nobody holds its lock, and empties `tmp/` of what nobody holds.
