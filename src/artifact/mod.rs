@@ -1,0 +1,3 @@
+//! a
+mod path;
+pub use path::{ArtifactPath, ArtifactPathError, Declared, overlap};
