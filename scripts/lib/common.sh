@@ -11,11 +11,11 @@ die() {
     exit 1
 }
 
-# Sets `work` to a directory of this script's own. When the script ends, however it ends, the processes in
-# `started` are stopped, then what stands below `work` is unmounted and removed.
-started=()
+# Sets `work` to a directory of this script's own, below $1. When the script ends, however it ends, the processes in
+# `started` are stopped, what is mounted below `work` is unmounted, and `work` is removed unless `keep_work` is true.
+started=() keep_work=false
 make_work_directory() {
-    work=$(mktemp -d "${1:-/tmp}/dockless-script.XXXXXX")
+    work=$(mktemp -d "$1/dockless-script.XXXXXX")
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -24,13 +24,18 @@ make_work_directory() {
 clean_up() {
     local status=$? process mount_point
     trap - EXIT
+    set +e
     for process in "${started[@]}"; do
         kill "$process" 2>/dev/null && wait "$process" 2>/dev/null
     done
     while read -r mount_point; do
         umount --lazy "$mount_point"
     done < <(awk -v prefix="$work/" 'index($5, prefix) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
-    rm -rf --one-file-system "$work"
+    if $keep_work; then
+        say "kept: $work"
+    else
+        rm -rf --one-file-system "$work"
+    fi
     exit "$status"
 }
 
