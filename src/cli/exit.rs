@@ -16,7 +16,8 @@ use crate::engine::EngineError;
 use crate::image::{PlatformError, ReferenceError};
 use crate::spec::SpecError;
 use crate::store::{RunNameError, StoreError};
-use crate::workflow::WorkflowError;
+use crate::workflow::Mistake;
+use crate::workflow::find::FindError;
 
 /// dockless itself failed.
 pub(super) const FAULT: u8 = 125;
@@ -40,7 +41,9 @@ pub(super) enum CliError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Workflow(#[from] WorkflowError),
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     /// A file of the user cannot be read.
@@ -69,7 +72,8 @@ impl CliError {
             | Self::Spec(_)
             | Self::Engine(_)
             | Self::Store(_)
-            | Self::Workflow(_)
+            | Self::Find(_)
+            | Self::Mistake(_)
             | Self::Artifact(_)
             | Self::Read { .. }
             | Self::Process(..) => FAULT,

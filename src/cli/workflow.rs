@@ -7,7 +7,9 @@ use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
 use super::run::{attached, nonce, now, pull_policy, run_name};
 use crate::image::Platform;
-use crate::workflow::{Circumstances, Project, find, load, named, plan, request};
+use crate::workflow::find::{Project, find, load, named};
+use crate::workflow::plan::plan;
+use crate::workflow::run::{Circumstances, request};
 
 pub(super) fn run(context: &Context, args: WorkflowRunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
