@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 pub use self::images::ReadyImage;
 use crate::artifact::{ArtifactError, Declared};
 use crate::container::{CgroupError, HostError};
-use crate::image::{Digest, Observer, Platform, Reference};
+use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
@@ -93,7 +93,9 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Only root can run containers so far.
-    #[error("containers need root, and this is user {uid}\nhint: run it with sudo; rootless runs are not supported yet")]
+    #[error(
+        "containers need root, and this is user {uid}\nhint: run it with sudo; rootless runs are not supported yet"
+    )]
     NotRoot {
         /// The effective user.
         uid: u32,
@@ -160,7 +162,9 @@ pub enum EngineError {
         source: io::Error,
     },
     /// `--mount` names a directory that is not there.
-    #[error("the source of a mount, `{path}`, does not exist\nhint: make it, or use `-v`, which makes missing directories")]
+    #[error(
+        "the source of a mount, `{path}`, does not exist\nhint: make it, or use `-v`, which makes missing directories"
+    )]
     NoMountSource {
         /// The source.
         path: PathBuf,
@@ -198,11 +202,7 @@ impl Engine {
     }
 
     /// Has the image in the store, unpacked, whatever that takes.
-    pub async fn image(
-        &self,
-        request: &ImageRequest,
-        observer: &Arc<dyn Observer>,
-    ) -> Result<ReadyImage, EngineError> {
+    pub async fn image(&self, request: &ImageRequest, observer: &Arc<dyn Observer>) -> Result<ReadyImage, EngineError> {
         images::ready(&self.store, &self.settings.registry, request, observer).await
     }
 
@@ -297,10 +297,4 @@ pub fn end_of_lost_run(engine: &Engine, name: &RunName) -> Result<Option<Exit>, 
         Err(StoreError::NoRun { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-/// The digests of an image's parts, for those who show them.
-#[must_use]
-pub fn layer_sizes(image: &crate::image::Image) -> Vec<(Digest, u64)> {
-    image.manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect()
 }

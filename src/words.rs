@@ -46,7 +46,10 @@ mod tests {
         let error = Outer("this", "\nhint: try that", std::io::Error::other("disk on fire"));
         assert_eq!(describe(&error), "cannot do `this`: disk on fire\nhint: try that");
         let repeating = Outer("this: disk on fire", "", std::io::Error::other("disk on fire"));
-        assert_eq!(describe(&repeating), "cannot do `this: disk on fire`: disk on fire".replace(": disk on fire`: disk on fire", ": disk on fire`"));
+        assert_eq!(
+            describe(&repeating),
+            "cannot do `this: disk on fire`: disk on fire".replace(": disk on fire`: disk on fire", ": disk on fire`")
+        );
     }
 
     #[test]

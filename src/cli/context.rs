@@ -8,7 +8,7 @@ use super::args::{Cli, RegistryArgs, TalkArgs};
 use super::exit::CliError;
 use super::printer::Printer;
 use crate::engine::{Engine, Settings};
-use crate::registry;
+use crate::registry::{self, Secret};
 use crate::store::Store;
 
 /// Directories and verbosity that were given before the command.
@@ -82,7 +82,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Where docker and podman keep credentials, in podman's order.
+/// Where docker and podman keep credentials, in podman's order, and the proxies of the environment.
 fn registry_settings(args: Option<&RegistryArgs>) -> registry::Settings {
     let mut settings = registry::Settings::default();
     match args.and_then(|args| args.authfile.clone()) {
@@ -91,13 +91,20 @@ fn registry_settings(args: Option<&RegistryArgs>) -> registry::Settings {
             let under = |variable: &str, rest: &str| setting(variable).map(|dir| Path::new(&dir).join(rest));
             settings.auth_files.extend(under("XDG_RUNTIME_DIR", "containers/auth.json"));
             settings.auth_files.extend(
-                under("XDG_CONFIG_HOME", "containers/auth.json").or_else(|| under("HOME", ".config/containers/auth.json")),
+                under("XDG_CONFIG_HOME", "containers/auth.json")
+                    .or_else(|| under("HOME", ".config/containers/auth.json")),
             );
             settings
                 .auth_files
                 .extend(under("DOCKER_CONFIG", "config.json").or_else(|| under("HOME", ".docker/config.json")));
         }
     }
+    // The lower-case names come first, as in curl; http_proxy has no other, since HTTP_PROXY may be a header's value in CGI.
+    let either = |lower: &str, upper: &str| setting(lower).or_else(|| setting(upper));
+    settings.proxies.http = setting("http_proxy").map(Secret::new);
+    settings.proxies.https = either("https_proxy", "HTTPS_PROXY").map(Secret::new);
+    settings.proxies.bypass = either("no_proxy", "NO_PROXY").unwrap_or_default();
+    settings.jitter_seed = random();
     if let Some(args) = args {
         settings.insecure_hosts.clone_from(&args.insecure_registry);
         settings.ca_file.clone_from(&args.registry_ca);

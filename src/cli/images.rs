@@ -112,11 +112,6 @@ pub(super) fn remove(context: &Context, args: RmiArgs) -> Result<u8, CliError> {
         printer.data(&format!("{}\n", image.name));
     }
     let removed = store.collect(&lock)?;
-    printer.say(&format!(
-        "removed {} blobs and {} layers, {}",
-        removed.blobs,
-        removed.layers,
-        ByteSize(removed.bytes)
-    ));
+    printer.say(&format!("removed {} blobs and {} layers, {}", removed.blobs, removed.layers, ByteSize(removed.bytes)));
     Ok(0)
 }

@@ -44,10 +44,7 @@ fn image(store: &Store, stored: &StoredImage) -> Result<Value, StoreError> {
     if let Document::Manifest(manifest) = Document::parse(&bytes, digest).map_err(StoreError::Document)? {
         value["config"] = raw(&store.read_document(&manifest.config.digest)?);
         let reference = stored.reference();
-        let image = reference
-            .map(|reference| store.load(&reference, stored, &Platform::host()))
-            .transpose()?
-            .flatten();
+        let image = reference.map(|reference| store.load(&reference, stored, &Platform::host())).transpose()?.flatten();
         if let Some(image) = image {
             let unpacked = crate::rootfs::ready_layers(store, &image).ok().flatten();
             value["unpacked"] = json!(unpacked.map(|keys| keys.iter().map(|k| store.layer_dir(k)).collect::<Vec<_>>()));

@@ -4,20 +4,21 @@ use crate::store::{RunName, Store};
 
 const ADJECTIVES: [&str; 32] = [
     "able", "amber", "bold", "brave", "brisk", "calm", "clever", "cosmic", "crisp", "eager", "fair", "fleet", "gentle",
-    "grand", "happy", "jolly", "keen", "kind", "lively", "lucky", "mellow", "merry", "noble", "plain", "proud", "quick",
-    "quiet", "rapid", "sharp", "steady", "sunny", "witty",
+    "grand", "happy", "jolly", "keen", "kind", "lively", "lucky", "mellow", "merry", "noble", "plain", "proud",
+    "quick", "quiet", "rapid", "sharp", "steady", "sunny", "witty",
 ];
 
 const ANIMALS: [&str; 32] = [
-    "badger", "bear", "beaver", "bison", "crane", "deer", "dolphin", "eagle", "falcon", "ferret", "finch", "fox", "gecko",
-    "heron", "ibex", "jackal", "koala", "lemur", "lynx", "marten", "mole", "newt", "otter", "owl", "panda", "puffin",
-    "raven", "seal", "stork", "tapir", "wolf", "yak",
+    "badger", "bear", "beaver", "bison", "crane", "deer", "dolphin", "eagle", "falcon", "ferret", "finch", "fox",
+    "gecko", "heron", "ibex", "jackal", "koala", "lemur", "lynx", "marten", "mole", "newt", "otter", "owl", "panda",
+    "puffin", "raven", "seal", "stork", "tapir", "wolf", "yak",
 ];
 
 /// A name that no run has; `random` chooses the words, the number makes it free. Another process may be faster to take
 /// it, which the creation of the run then tells.
 pub(super) fn free_name(store: &Store, random: u64) -> RunName {
-    let pick = |shift: u32, words: [&'static str; 32]| words[usize::try_from((random >> shift) % 32).unwrap_or_default()];
+    let pick =
+        |shift: u32, words: [&'static str; 32]| words[usize::try_from((random >> shift) % 32).unwrap_or_default()];
     let (adjective, animal) = (pick(0, ADJECTIVES), pick(5, ANIMALS));
     (1_u64..)
         .filter_map(|number| format!("{adjective}-{animal}-{number}").parse().ok())

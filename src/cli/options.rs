@@ -26,8 +26,8 @@ pub(super) fn options(args: &ContainerArgs, command: Vec<String>) -> Result<Opti
         ..Options::default()
     };
     if let Some(size) = &args.shm_size {
-        options.shm_size = ByteSize::from_docker(size)
-            .map_err(|error| CliError::Usage(format!("`--shm-size`: {error}")))?;
+        options.shm_size =
+            ByteSize::from_docker(size).map_err(|error| CliError::Usage(format!("`--shm-size`: {error}")))?;
     }
     Ok(options)
 }

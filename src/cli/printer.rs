@@ -100,8 +100,7 @@ fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
     }
     let mut text = String::new();
     for line in &lines {
-        let padded: Vec<String> =
-            line.iter().zip(widths).map(|(value, width)| format!("{value:width$}")).collect();
+        let padded: Vec<String> = line.iter().zip(widths).map(|(value, width)| format!("{value:width$}")).collect();
         text.push_str(padded.join("   ").trim_end());
         text.push('\n');
     }

@@ -47,7 +47,7 @@ pub(super) fn remove(context: &Context, args: RmArgs) -> Result<u8, CliError> {
         let Some(_lock) = run.try_lock()? else {
             return Err(StoreError::RunActive { name: name.clone() }.into());
         };
-        ArtifactStore::at(store.root()).remove(name)?;
+        ArtifactStore::new(store.artifacts()).remove(&name.parse()?)?;
         run.remove()?;
         printer.data(&format!("{name}\n"));
     }

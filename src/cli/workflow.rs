@@ -20,7 +20,8 @@ pub(super) fn run(context: &Context, args: WorkflowRunArgs) -> Result<u8, CliErr
         name: run_name(engine.store(), args.name.as_deref())?,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
         pull: pull_policy(args.image.pull),
-        host_name: &nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
+        host_name: &nix::unistd::gethostname()
+            .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         artifact_owner: caller(),
         created: now(),
         nonce: nonce(),

@@ -94,10 +94,11 @@ impl Cgroup {
     /// What is mounted, as the spec wants to know it.
     #[must_use]
     pub fn spec_version(&self) -> CgroupVersion {
-        let names = self.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1).filter_map(|hierarchy| {
-            let directory = hierarchy.mount.strip_prefix("/sys/fs/cgroup").ok()?;
-            Some(directory.to_str()?.to_owned())
-        });
+        let names =
+            self.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1).filter_map(|hierarchy| {
+                let directory = hierarchy.mount.strip_prefix("/sys/fs/cgroup").ok()?;
+                Some(directory.to_str()?.to_owned())
+            });
         match self.version() {
             Version::V1 => CgroupVersion::V1 { hierarchies: names.collect() },
             Version::V2 => CgroupVersion::V2,
@@ -114,9 +115,7 @@ impl Cgroup {
     #[must_use]
     pub fn has_swap_accounting(&self) -> bool {
         match self.version() {
-            Version::V1 => {
-                self.v1_root("memory").is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists())
-            }
+            Version::V1 => self.v1_root("memory").is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists()),
             // The root has no memory.swap.max of its own; every kernel with v2 memory control since 4.5 can have it.
             Version::V2 => Path::new("/proc/swaps").exists(),
         }

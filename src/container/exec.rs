@@ -91,7 +91,8 @@ impl Workload {
             Ok(program) => program,
             Err(failure) => return failure,
         };
-        let strings = |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
+        let strings =
+            |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
         let (Ok(path), Ok(arguments), Ok(environment)) =
             (CString::new(program.as_os_str().as_bytes()), strings(&self.arguments), strings(&self.environment))
         else {

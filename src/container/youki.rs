@@ -232,4 +232,3 @@ impl<Stage> std::fmt::Debug for Container<Stage> {
         f.debug_struct("Container").field("id", &self.inner.id()).field("pid", &self.pid).finish_non_exhaustive()
     }
 }
-

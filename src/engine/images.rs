@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{EngineError, ImageRequest, PullPolicy};
-use crate::image::{Descriptor, Digest, Image, Observer, PullEvent};
-use crate::registry::{self, Registry};
+use crate::image::{Descriptor, Digest, Image, Observer};
+use crate::registry::{self, Registry, store_documents};
 use crate::rootfs::{UnpackedLayer, Unpacker, ready_layers};
 use crate::store::Store;
 
@@ -65,8 +65,8 @@ async fn pull(
     request: &ImageRequest,
     observer: &Arc<dyn Observer>,
 ) -> Result<ReadyImage, EngineError> {
-    let resolved = registry.resolve(&request.reference, &request.platform).await?;
-    let image = resolved.image()?;
+    let resolved = registry.resolve(&request.reference, &request.platform, &**observer).await?;
+    let image = resolved.image.clone();
     let offered = image.config.platform.as_ref();
     if let Some(offered) = offered.filter(|offered| request.platform.rank(offered).is_none()) {
         return Err(EngineError::Platform {
@@ -75,17 +75,13 @@ async fn pull(
             wanted: request.platform.clone(),
         });
     }
-    observer.pull(&PullEvent::Resolved {
-        reference: &request.reference,
-        manifest: &image.manifest_digest,
-        layers: &super::layer_sizes(&image),
-    });
     let layers = match ready_layers(store, &image)? {
         Some(layers) if image.manifest.layers.iter().all(|layer| store.has_blob(layer)) => layers,
         _ => fetch_and_unpack(store, Some(registry), &image, observer).await?,
     };
     // The name comes last: whoever sees it finds everything it stands for.
-    resolved.store(store)?;
+    store_documents(store, &resolved).await?;
+    store.tag(&request.reference, resolved.top())?;
     Ok(ReadyImage { image, layers })
 }
 
@@ -97,8 +93,11 @@ async fn fetch_and_unpack(
     observer: &Arc<dyn Observer>,
 ) -> Result<Vec<Digest>, EngineError> {
     let mut seen = HashSet::new();
-    let mut work: Vec<(Descriptor, Digest)> =
-        image.layers().filter(|(_, diff_id)| seen.insert((*diff_id).clone())).map(|(d, i)| (d.clone(), i.clone())).collect();
+    let mut work: Vec<(Descriptor, Digest)> = image
+        .layers()
+        .filter(|(_, diff_id)| seen.insert((*diff_id).clone()))
+        .map(|(d, i)| (d.clone(), i.clone()))
+        .collect();
     work.sort_by_key(|(descriptor, _)| std::cmp::Reverse(descriptor.size));
     let needed: u64 = work.iter().filter(|(d, _)| !store.has_blob(d)).map(|(d, _)| d.size).sum();
     store.check_space(needed)?;
@@ -142,12 +141,11 @@ impl Layer {
     async fn bring(self, downloads: Arc<Semaphore>, unpacks: Arc<Semaphore>) -> Result<UnpackedLayer, EngineError> {
         if let Some(registry) = &self.registry {
             let _turn = downloads.acquire().await.map_err(|_| EngineError::Task("a download"))?;
-            registry.fetch_blob(&self.reference, &self.descriptor, &self.store, &self.observer).await?;
+            registry.fetch_blob(&self.reference, &self.descriptor, &self.store, &*self.observer).await?;
         }
         let _turn = unpacks.acquire().await.map_err(|_| EngineError::Task("unpacking"))?;
-        let unpacked = spawn_blocking(move || {
-            Unpacker::new(&self.store, &*self.observer).unpack(&self.descriptor, &self.diff_id)
-        });
+        let unpacked =
+            spawn_blocking(move || Unpacker::new(&self.store, &*self.observer).unpack(&self.descriptor, &self.diff_id));
         Ok(unpacked.await.map_err(|_| EngineError::Task("unpacking"))??)
     }
 }

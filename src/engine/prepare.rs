@@ -3,11 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::{EngineError, ReadyImage, RunRequest};
-use crate::artifact::{ArtifactStore, Prepared as PreparedArtifact};
+use crate::artifact::ArtifactStore;
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::image::Digest;
 use crate::rootfs::{self, View};
@@ -35,10 +35,18 @@ pub(super) fn run(
     match fill(store, state, request, image, &dir) {
         Ok((request, stdin, warnings)) => Ok(Prepared { request, lock, stdin, warnings }),
         Err(error) => {
+            if let Ok(name) = dir.name() {
+                drop(artifact_store(store).remove(&name));
+            }
             drop(dir.remove());
             Err(error)
         }
     }
+}
+
+/// Where a run's artifacts go.
+pub(super) fn artifact_store(store: &Store) -> ArtifactStore {
+    ArtifactStore::new(store.artifacts())
 }
 
 fn fill(
@@ -51,9 +59,9 @@ fn fill(
     let RunRequest { name, workflow, mut options, created, .. } = request;
     let id = format!("{name}-{:08x}", request.nonce);
     let layers = layer_dirs(store, &image.layers)?;
-    let artifacts = ArtifactStore::at(store.root()).prepare(dir.path(), name.as_str(), &request.artifacts)?;
+    let artifacts = artifact_store(store).prepare(&name, dir.path(), &request.artifacts)?;
     for artifact in &artifacts {
-        options.mounts.push(MountSetting::bind(&artifact.host_dir, &artifact.container_path, false).map_err(spec::SpecError::from)?);
+        options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
     }
     options.default_hostname = name.as_str().parse().ok();
     make_sources(&options.mounts)?;
@@ -68,7 +76,6 @@ fn fill(
     };
     let built = build(image, &options, &layers, &paths, Dialect::Libcontainer)?;
     write_etc(&etc, &built.hostname, options.network)?;
-    give_to_user(&artifacts, &built)?;
     write_spec(&dir.path().join("config.json"), &built)?;
     let record = RunRecord {
         schema: 1,
@@ -100,10 +107,11 @@ fn fill(
         rootfs: request.rootfs,
         working_dir: built.working_dir,
         owner: (built.identity.uid, built.identity.gid),
-        volumes: built.image_volumes.into_iter().map(|volume| Volume { destination: volume.destination, host: volume.host }).collect(),
+        volumes: built.image_volumes.into_iter().map(|volume| (volume.destination, volume.host)).collect(),
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
+        artifact_store: store.artifacts(),
         artifacts,
         artifact_owner: request.artifact_owner,
     };
@@ -143,7 +151,8 @@ pub(super) fn bundle(
         let root = dir.join("rootfs");
         rootfs::copy_flat(&layer_dirs(store, &image.layers)?, &root)?;
         rootfs::preflight(&root)?;
-        rootfs::prepare(&root, &built.working_dir, owner(&built), &[])?;
+        let volumes: Vec<_> = built.image_volumes.iter().map(|volume| (volume.destination.clone(), None)).collect();
+        rootfs::prepare(&root, &built.working_dir, (built.identity.uid, built.identity.gid), &volumes)?;
         write_spec(&dir.join("config.json"), &built)
     };
     match fill() {
@@ -216,15 +225,6 @@ fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineE
         fs::write(&path, text)
             .and_then(|()| fs::set_permissions(&path, mode))
             .map_err(|source| write(&path, source))?;
-    }
-    Ok(())
-}
-
-/// The container's user must be able to write where its artifacts are expected.
-fn give_to_user(artifacts: &[PreparedArtifact], built: &spec::Built) -> Result<(), EngineError> {
-    for artifact in artifacts {
-        chown(&artifact.host_dir, Some(built.identity.uid), Some(built.identity.gid))
-            .map_err(|source| EngineError::Write { path: artifact.host_dir.clone(), source })?;
     }
     Ok(())
 }

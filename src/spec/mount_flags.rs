@@ -104,8 +104,13 @@ impl TmpfsMount {
 }
 
 impl MountSetting {
-    /// A bind mount from within the program: the source must exist.
-    pub fn bind(source: &Path, destination: &Path, read_only: bool) -> Result<Self, MountProblem> {
+    /// A writable bind mount from within the program, not from a flag; `what` names it in errors. The source must exist.
+    pub fn bind(what: &'static str, source: &Path, destination: &Path) -> Result<Self, SpecError> {
+        Self::existing(source, destination, false)
+            .map_err(|problem| error(what, &source.display().to_string(), problem))
+    }
+
+    fn existing(source: &Path, destination: &Path, read_only: bool) -> Result<Self, MountProblem> {
         let source = clean(source).ok_or_else(|| MountProblem::SourceRelative(source.display().to_string()))?;
         let destination = container_path(destination)?;
         Ok(Self::Bind(BindMount { source, destination, read_only, create_source: false, relabel: false }))
@@ -315,7 +320,7 @@ impl<'a> MountFields<'a> {
                 let path =
                     host_path(source, directory).map_err(|()| MountProblem::SourceRelative(source.to_owned()))?;
                 no_nul(&path)?;
-                MountSetting::bind(&path, Path::new(target?), self.read_only)
+                MountSetting::existing(&path, Path::new(target?), self.read_only)
             }
             Some("tmpfs") => {
                 if let Some(source) = self.source {

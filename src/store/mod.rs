@@ -80,6 +80,12 @@ impl Store {
         &self.root
     }
 
+    /// Where the artifacts of runs are kept.
+    #[must_use]
+    pub fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts")
+    }
+
     /// Keeps images and layers from being deleted while it is held.
     pub fn shared(&self) -> Result<Lock, StoreError> {
         self.lock("store", LockMode::Shared, |_| {})
@@ -104,7 +110,7 @@ impl Store {
     /// Who holds the lock of `digest`, if somebody does and it is known.
     #[must_use]
     pub fn digest_lock_holder(&self, digest: &Digest) -> Option<u32> {
-        Lock::holder(&self.lock_path(&lock_name(digest)))
+        Lock::holder(&self.lock_path(&lock_name(digest))).ok().flatten().flatten()
     }
 
     fn lock(&self, name: &str, mode: LockMode, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {

@@ -23,12 +23,13 @@ use super::clean::clean_up;
 use super::log::LogWriter;
 use super::protocol::{Event, Request, receive_request, send_line};
 use super::relay::{Outcome, Relay};
+use crate::artifact::{self, ArtifactStore, SaveRequest};
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
 use crate::image::ByteSize;
 use crate::rootfs::{self, Rootfs};
 use crate::store::{Exit, ExitReason, RunDir, RunState};
+use crate::sys;
 use crate::words::describe;
-use crate::{artifact, sys};
 
 /// Passed on to the workload.
 const FORWARDED: [Signal; 6] =
@@ -105,12 +106,15 @@ impl Life {
         self.request.record.rootfs = rootfs.method.to_string();
         let log = LogWriter::open(&self.run.log())
             .map_err(|error| StartFailure::ours(format!("cannot write `{}`: {error}", self.run.log().display())))?;
-        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| StartFailure::ours(format!("cannot make a pipe: {error}")));
+        let pipe =
+            || pipe2(OFlag::O_CLOEXEC).map_err(|error| StartFailure::ours(format!("cannot make a pipe: {error}")));
         let (stdout, container_stdout) = pipe()?;
         let (stderr, container_stderr) = pipe()?;
         let stdin = match self.stdin.take() {
             Some(stdin) => stdin,
-            None => File::open("/dev/null").map_err(|error| StartFailure::ours(format!("cannot open `/dev/null`: {error}")))?.into(),
+            None => File::open("/dev/null")
+                .map_err(|error| StartFailure::ours(format!("cannot open `/dev/null`: {error}")))?
+                .into(),
         };
         let container = {
             let _guard = cgroup.guard_parent();
@@ -134,18 +138,13 @@ impl Life {
             sys::bring_up_loopback(pid.as_raw())
                 .map_err(|error| StartFailure::ours(format!("cannot bring up the loopback interface: {error}")))?;
         }
-        let init_ended = sys::pidfd(pid).map_err(|error| StartFailure::ours(format!("cannot watch the container: {error}")))?;
+        let init_ended =
+            sys::pidfd(pid).map_err(|error| StartFailure::ours(format!("cannot watch the container: {error}")))?;
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
-        let relay = Relay::new(
-            &self.control,
-            &self.signals,
-            (pid, init_ended.as_fd()),
-            output,
-            log,
-            self.request.stop_signal,
-        )
-        .map_err(|error| StartFailure::ours(format!("cannot relay the container's output: {error}")))?;
+        let relay =
+            Relay::new(&self.control, &self.signals, (pid, init_ended.as_fd()), output, log, self.request.stop_signal)
+                .map_err(|error| StartFailure::ours(format!("cannot relay the container's output: {error}")))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;
         if let Some(error) = &outcome.log_error {
@@ -169,7 +168,8 @@ impl Life {
     fn make_rootfs(&self) -> Result<Rootfs, StartFailure> {
         let failure = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
         let request = &self.request;
-        let rootfs = rootfs::make(&request.layers, self.run.path(), request.rootfs, request.record.keep).map_err(failure)?;
+        let rootfs =
+            rootfs::make(&request.layers, self.run.path(), request.rootfs, request.record.keep).map_err(failure)?;
         rootfs::preflight(&rootfs.path).map_err(failure)?;
         rootfs::prepare(&rootfs.path, &request.working_dir, request.owner, &request.volumes).map_err(failure)?;
         Ok(rootfs)
@@ -211,19 +211,20 @@ impl Life {
             _ if exit.reason == ExitReason::ClientLost => artifact::Outcome::Interrupted,
             _ => artifact::Outcome::Failed,
         };
-        let saved = artifact::ArtifactStore::at(&self.request.store).save(
-            self.request.record.name.as_str(),
-            &self.request.artifacts,
+        let saved = ArtifactStore::new(self.request.artifact_store.clone()).save(&SaveRequest {
+            run: &self.request.record.name,
+            run_dir: self.run.path(),
+            prepared: &self.request.artifacts,
             outcome,
-            self.request.artifact_owner,
-            &now(),
-        );
+            owner: self.request.artifact_owner,
+            saved_at: Timestamp::now(),
+        });
         match saved {
             Ok(saved) => {
                 for warning in saved.warnings {
-                    self.warn(warning);
+                    self.warn(warning.to_string());
                 }
-                self.tell(&Event::Saved { files: saved.files, bytes: saved.bytes });
+                self.tell(&Event::Saved { files: saved.files, bytes: saved.bytes.0 });
             }
             Err(error) => {
                 // What could not be saved stays in the run's directory, so that nothing is lost.
@@ -284,9 +285,10 @@ fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Op
     let message = match reason {
         ExitReason::OomKilled => Some(format!("killed: out of memory{memory}")),
         ExitReason::ClientLost => Some("stopped: the command that had started the run was killed".to_owned()),
-        ExitReason::Signalled => {
-            Some(format!("killed by {}", signal.and_then(|n| Signal::try_from(n).ok()).map_or("a signal", Signal::as_str)))
-        }
+        ExitReason::Signalled => Some(format!(
+            "killed by {}",
+            signal.and_then(|n| Signal::try_from(n).ok()).map_or("a signal", Signal::as_str)
+        )),
         _ if usage.oom_kills > 0 => {
             Some(format!("processes of the container killed for want of memory: {}{memory}", usage.oom_kills))
         }
@@ -327,11 +329,39 @@ mod tests {
         for (status, oom_kills, client_lost, code, reason, message) in [
             (exited(0), 0, false, 0, ExitReason::Exited, None),
             (exited(3), 0, false, 3, ExitReason::Exited, None),
-            (killed(Signal::SIGKILL), 1, false, 137, ExitReason::OomKilled, Some("killed: out of memory (limit 64 MiB, peak 64 MiB)")),
-            (exited(137), 1, false, 137, ExitReason::OomKilled, Some("killed: out of memory (limit 64 MiB, peak 64 MiB)")),
-            (exited(1), 2, false, 1, ExitReason::Exited, Some("processes of the container killed for want of memory: 2 (limit 64 MiB, peak 64 MiB)")),
+            (
+                killed(Signal::SIGKILL),
+                1,
+                false,
+                137,
+                ExitReason::OomKilled,
+                Some("killed: out of memory (limit 64 MiB, peak 64 MiB)"),
+            ),
+            (
+                exited(137),
+                1,
+                false,
+                137,
+                ExitReason::OomKilled,
+                Some("killed: out of memory (limit 64 MiB, peak 64 MiB)"),
+            ),
+            (
+                exited(1),
+                2,
+                false,
+                1,
+                ExitReason::Exited,
+                Some("processes of the container killed for want of memory: 2 (limit 64 MiB, peak 64 MiB)"),
+            ),
             (killed(Signal::SIGKILL), 0, false, 137, ExitReason::Signalled, Some("killed by SIGKILL")),
-            (killed(Signal::SIGTERM), 0, true, 143, ExitReason::ClientLost, Some("stopped: the command that had started the run was killed")),
+            (
+                killed(Signal::SIGTERM),
+                0,
+                true,
+                143,
+                ExitReason::ClientLost,
+                Some("stopped: the command that had started the run was killed"),
+            ),
         ] {
             let exit = end(status, oom_kills, client_lost);
             assert_eq!((exit.code, exit.reason, exit.message.as_deref()), (code, reason, message), "{status:?}");

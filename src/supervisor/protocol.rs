@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub struct Request {
     pub stop_signal: i32,
     /// The memory limit, for the exit report.
     pub memory_limit: Option<ByteSize>,
+    /// Where artifacts are saved.
+    pub artifact_store: PathBuf,
     /// Directories to be saved when the run ends.
     pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.

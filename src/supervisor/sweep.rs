@@ -50,7 +50,11 @@ fn end(run: &RunDir, state_root: &Path) -> Result<Vec<String>, SweepError> {
     }
     let mut told: Vec<String> = clean_up(run, &record, state_root);
     if run.has_unsaved_artifacts() {
-        told.push(format!("run `{}` ended before its artifacts were saved; they are in `{}`", record.name, run.artifacts().display()));
+        told.push(format!(
+            "run `{}` ended before its artifacts were saved; they are in `{}`",
+            record.name,
+            run.artifacts().display()
+        ));
     }
     Ok(told)
 }

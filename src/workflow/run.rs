@@ -54,7 +54,7 @@ pub fn request(
         entrypoint: plan.entrypoint.clone(),
         env,
         working_dir: Some(plan.working_dir.to_string_lossy().into_owned()),
-        mounts: vec![MountSetting::bind(project, Path::new(PROJECT), false)?],
+        mounts: vec![MountSetting::bind("project", project, Path::new(PROJECT))?],
         cpus: plan.cpus.map(|cpus| cpus.to_string().parse()).transpose()?,
         memory: plan.memory.map(MemoryLimit::new).transpose()?,
         ..Options::default()
