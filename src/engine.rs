@@ -211,7 +211,7 @@ impl Engine {
         let _kept = self.store.shared()?;
         let image = self.image(&request.image, observer).await?;
         let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;
-        let supervisor = Supervisor::start(&prepared.request, prepared.lock, prepared.stdin)?;
+        let supervisor = Supervisor::start(&prepared.request, &prepared.lock, prepared.stdin.as_ref())?;
         Run::new(supervisor, prepared.request.record.name, prepared.warnings)
     }
 

@@ -228,8 +228,6 @@ pub(super) struct ListArgs {
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     pub(super) format: Format,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Args)]
@@ -253,6 +251,8 @@ pub(super) struct PsArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
     #[command(flatten)]
     pub(super) list: ListArgs,
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::args::{ArtifactsCpArgs, ArtifactsLsArgs};
 use super::context::Context;
 use super::exit::CliError;
+use super::printer::print_list;
 use crate::artifact::{ArtifactStore, FileKind, ListedFile};
 use crate::image::ByteSize;
 
@@ -19,11 +20,10 @@ struct Line {
     modified: String,
 }
 
-pub(super) fn list(context: &Context, args: ArtifactsLsArgs) -> Result<u8, CliError> {
-    let printer = context.printer(args.list.talk);
+pub(super) fn list(context: &Context, args: &ArtifactsLsArgs) -> Result<u8, CliError> {
     let listing = store(context)?.list(&args.run.parse()?)?;
     let lines: Vec<Line> = listing.files.iter().map(line).collect();
-    printer.list(args.list.format, ["PATH", "SIZE", "MODIFIED"], &lines, |line| {
+    print_list(args.list.format, ["PATH", "SIZE", "MODIFIED"], &lines, |line| {
         [line.path.clone(), line.size_bytes.to_string(), line.modified.clone()]
     });
     Ok(0)
@@ -41,7 +41,7 @@ fn line(file: &ListedFile) -> Line {
     }
 }
 
-pub(super) fn copy(context: &Context, args: ArtifactsCpArgs) -> Result<u8, CliError> {
+pub(super) fn copy(context: &Context, args: &ArtifactsCpArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (run, path) = args.source.split_once('/').map_or((args.source.as_str(), None), |(run, path)| (run, Some(path)));
     let copied = store(context)?.copy_out(&run.parse()?, path, &args.destination)?;

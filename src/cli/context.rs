@@ -85,19 +85,17 @@ fn absolute(path: &Path) -> PathBuf {
 /// Where docker and podman keep credentials, in podman's order, and the proxies of the environment.
 fn registry_settings(args: Option<&RegistryArgs>) -> registry::Settings {
     let mut settings = registry::Settings::default();
-    match args.and_then(|args| args.authfile.clone()) {
-        Some(file) => settings.auth_files.push(file),
-        None => {
-            let under = |variable: &str, rest: &str| setting(variable).map(|dir| Path::new(&dir).join(rest));
-            settings.auth_files.extend(under("XDG_RUNTIME_DIR", "containers/auth.json"));
-            settings.auth_files.extend(
-                under("XDG_CONFIG_HOME", "containers/auth.json")
-                    .or_else(|| under("HOME", ".config/containers/auth.json")),
-            );
-            settings
-                .auth_files
-                .extend(under("DOCKER_CONFIG", "config.json").or_else(|| under("HOME", ".docker/config.json")));
-        }
+    if let Some(file) = args.and_then(|args| args.authfile.clone()) {
+        settings.auth_files.push(file);
+    } else {
+        let under = |variable: &str, rest: &str| setting(variable).map(|dir| Path::new(&dir).join(rest));
+        settings.auth_files.extend(under("XDG_RUNTIME_DIR", "containers/auth.json"));
+        settings.auth_files.extend(
+            under("XDG_CONFIG_HOME", "containers/auth.json").or_else(|| under("HOME", ".config/containers/auth.json")),
+        );
+        settings
+            .auth_files
+            .extend(under("DOCKER_CONFIG", "config.json").or_else(|| under("HOME", ".docker/config.json")));
     }
     // The lower-case names come first, as in curl; http_proxy has no other, since HTTP_PROXY may be a header's value in CGI.
     let either = |lower: &str, upper: &str| setting(lower).or_else(|| setting(upper));

@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::args::{ListArgs, PullArgs, RmiArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
+use super::printer::{print_data, print_list};
 use crate::engine::{ImageRequest, PullPolicy};
 use crate::image::{ByteSize, Digest, Document, ImageConfig, Observer, Platform};
 use crate::store::{Store, StoreError, StoredImage};
 
-pub(super) fn pull(context: &Context, args: PullArgs) -> Result<u8, CliError> {
+pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
     let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always };
@@ -22,7 +23,7 @@ pub(super) fn pull(context: &Context, args: PullArgs) -> Result<u8, CliError> {
         let _kept = engine.store().shared()?;
         Ok(engine.image(&request, &observer).await?)
     })?;
-    printer.data(&format!("{}\n", ready.image.manifest_digest));
+    print_data(&format!("{}\n", ready.image.manifest_digest));
     Ok(0)
 }
 
@@ -40,11 +41,10 @@ struct Line {
     damage: Option<String>,
 }
 
-pub(super) fn list(context: &Context, args: ListArgs) -> Result<u8, CliError> {
-    let printer = context.printer(args.talk);
+pub(super) fn list(context: &Context, args: &ListArgs) -> Result<u8, CliError> {
     let store = context.store()?;
     let lines: Vec<Line> = store.images()?.iter().map(|image| line(&store, image)).collect();
-    printer.list(args.format, ["NAME", "PLATFORM", "DIGEST", "SIZE", "CREATED"], &lines, |line| {
+    print_list(args.format, ["NAME", "PLATFORM", "DIGEST", "SIZE", "CREATED"], &lines, |line| {
         let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         let name = line.name.parse::<crate::image::Reference>().map_or(line.name.clone(), |name| name.familiar());
         let size = line.size_bytes.map_or_else(|| "damaged".to_owned(), |bytes| ByteSize(bytes).to_string());
@@ -87,7 +87,7 @@ fn details(store: &Store, image: &StoredImage) -> Result<Option<(ImageConfig, u6
     }
 }
 
-pub(super) fn remove(context: &Context, args: RmiArgs) -> Result<u8, CliError> {
+pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
@@ -109,7 +109,7 @@ pub(super) fn remove(context: &Context, args: RmiArgs) -> Result<u8, CliError> {
     }
     for image in images {
         store.untag(&image)?;
-        printer.data(&format!("{}\n", image.name));
+        print_data(&format!("{}\n", image.name));
     }
     let removed = store.collect(&lock)?;
     printer.say(&format!("removed {} blobs and {} layers, {}", removed.blobs, removed.layers, ByteSize(removed.bytes)));

@@ -2,17 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::args::{InspectArgs, TalkArgs};
+use super::args::InspectArgs;
 use super::context::Context;
 use super::exit::CliError;
+use super::printer::print_json;
 use crate::image::{Document, Platform};
 use crate::store::{Store, StoreError, StoredImage};
 
 pub(super) fn inspect(context: &Context, args: &InspectArgs) -> Result<u8, CliError> {
-    let printer = context.printer(TalkArgs { quiet: false, verbose: 0 });
     let store = context.store()?;
     let found = args.names.iter().map(|name| one(&store, name)).collect::<Result<Vec<_>, _>>()?;
-    printer.json(&found);
+    print_json(&found);
     Ok(0)
 }
 

@@ -20,10 +20,13 @@ pub(super) fn free_name(store: &Store, random: u64) -> RunName {
     let pick =
         |shift: u32, words: [&'static str; 32]| words[usize::try_from((random >> shift) % 32).unwrap_or_default()];
     let (adjective, animal) = (pick(0, ADJECTIVES), pick(5, ANIMALS));
-    (1_u64..)
-        .filter_map(|number| format!("{adjective}-{animal}-{number}").parse().ok())
-        .find(|name| !store.has_run(name))
-        .unwrap_or_else(|| unreachable!("numbers do not run out"))
+    let mut number: u64 = 1;
+    loop {
+        match format!("{adjective}-{animal}-{number}").parse() {
+            Ok(name) if !store.has_run(&name) => return name,
+            _ => number += 1,
+        }
+    }
 }
 
 #[cfg(test)]

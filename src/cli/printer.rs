@@ -25,32 +25,6 @@ impl Printer {
         Self { quiet: talk.quiet, verbose }
     }
 
-    /// Data, to standard output. A reader that has gone away is nobody's fault.
-    pub(super) fn data(self, text: &str) {
-        let mut stdout = io::stdout().lock();
-        drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
-    }
-
-    /// Data as one JSON document.
-    pub(super) fn json(self, value: &impl Serialize) {
-        let text = serde_json::to_string_pretty(value).unwrap_or_default();
-        self.data(&(text + "\n"));
-    }
-
-    /// A list, as it was asked for.
-    pub(super) fn list<T: Serialize, const N: usize>(
-        self,
-        format: Format,
-        header: [&str; N],
-        items: &[T],
-        row: impl Fn(&T) -> [String; N],
-    ) {
-        match format {
-            Format::Json => self.json(&items),
-            Format::Table => self.data(&table(header, items.iter().map(row).collect())),
-        }
-    }
-
     /// Talk, unless quiet.
     pub(super) fn say(self, text: &str) {
         if !self.quiet {
@@ -76,6 +50,31 @@ impl Printer {
     pub(super) fn progress(self) -> Progress {
         let bars = (!self.quiet && io::stderr().is_terminal()).then(MultiProgress::new);
         Progress { printer: self, bars, layers: Mutex::default() }
+    }
+}
+
+/// Data, to standard output. A reader that has gone away is nobody's fault.
+pub(super) fn print_data(text: &str) {
+    let mut stdout = io::stdout().lock();
+    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+/// Data as one JSON document.
+pub(super) fn print_json(value: &impl Serialize) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    print_data(&(text + "\n"));
+}
+
+/// A list, as it was asked for.
+pub(super) fn print_list<T: Serialize, const N: usize>(
+    format: Format,
+    header: [&str; N],
+    items: &[T],
+    row: impl Fn(&T) -> [String; N],
+) {
+    match format {
+        Format::Json => print_json(&items),
+        Format::Table => print_data(&table(header, items.iter().map(row).collect())),
     }
 }
 

@@ -3,12 +3,13 @@
 use super::args::{PsArgs, RmArgs};
 use super::context::Context;
 use super::exit::CliError;
+use super::printer::{print_data, print_list};
 use crate::artifact::ArtifactStore;
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
-pub(super) fn list(context: &Context, args: PsArgs) -> Result<u8, CliError> {
-    let printer = context.printer(args.list.talk);
+pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
+    let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let mut records = Vec::new();
     for run in engine.store().runs()? {
@@ -21,7 +22,7 @@ pub(super) fn list(context: &Context, args: PsArgs) -> Result<u8, CliError> {
     }
     records.retain(|record| args.all || !record.state.is_final());
     records.sort_by(|a, b| b.created.cmp(&a.created));
-    printer.list(args.list.format, ["RUN", "WORKFLOW", "IMAGE", "CREATED", "STATUS", "EXIT"], &records, row);
+    print_list(args.list.format, ["RUN", "WORKFLOW", "IMAGE", "CREATED", "STATUS", "EXIT"], &records, row);
     Ok(0)
 }
 
@@ -37,7 +38,7 @@ fn row(record: &RunRecord) -> [String; 6] {
     ]
 }
 
-pub(super) fn remove(context: &Context, args: RmArgs) -> Result<u8, CliError> {
+pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
@@ -49,7 +50,7 @@ pub(super) fn remove(context: &Context, args: RmArgs) -> Result<u8, CliError> {
         };
         ArtifactStore::new(store.artifacts()).remove(&name.parse()?)?;
         run.remove()?;
-        printer.data(&format!("{name}\n"));
+        print_data(&format!("{name}\n"));
     }
     Ok(0)
 }

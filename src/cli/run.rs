@@ -12,7 +12,7 @@ use super::context::{Context, block_on, random};
 use super::exit::CliError;
 use super::names::free_name;
 use super::options::options;
-use super::printer::Printer;
+use super::printer::{Printer, print_json};
 use crate::engine::{Engine, ImageRequest, PullPolicy, Run, RunRequest, end_of_lost_run};
 use crate::image::{Observer, Platform};
 use crate::spec;
@@ -50,8 +50,10 @@ pub(super) fn spec(context: &Context, args: SpecArgs) -> Result<u8, CliError> {
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let built = block_on(async { Ok(engine.spec(&image, &options, &observer).await?) })?;
-    built.warnings.iter().for_each(|warning| printer.warn(warning));
-    printer.json(&built.spec);
+    for warning in &built.warnings {
+        printer.warn(warning);
+    }
+    print_json(&built.spec);
     Ok(0)
 }
 
@@ -63,7 +65,9 @@ pub(super) fn bundle(context: &Context, args: BundleArgs) -> Result<u8, CliError
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let warnings = block_on(async { Ok(engine.bundle(&image, &options, &dir, &observer).await?) })?;
-    warnings.iter().for_each(|warning| printer.warn(warning));
+    for warning in &warnings {
+        printer.warn(warning);
+    }
     printer.say(&format!("{}: `runc run --bundle {} NAME` runs it", dir.display(), dir.display()));
     Ok(0)
 }
@@ -117,7 +121,9 @@ pub(super) async fn attached(engine: &Engine, request: RunRequest, printer: Prin
     };
     drop(observer);
     printer.detail(&format!("run {}", run.name()));
-    run.warnings().iter().for_each(|warning| printer.warn(warning));
+    for warning in run.warnings() {
+        printer.warn(warning);
+    }
     let mut interrupts = 0;
     loop {
         tokio::select! {
@@ -155,7 +161,6 @@ fn tell(event: &Event, printer: Printer) {
 fn report(exit: &Exit, printer: Printer) -> u8 {
     if let Some(message) = &exit.message {
         match exit.reason {
-            ExitReason::StartFailed => super::printer::print_error(message),
             ExitReason::Exited | ExitReason::Signalled => printer.detail(message),
             _ => super::printer::print_error(message),
         }

@@ -5,13 +5,14 @@ use std::path::Path;
 use super::args::{WorkflowListArgs, WorkflowRunArgs};
 use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
+use super::printer::print_list;
 use super::run::{attached, nonce, now, pull_policy, run_name};
 use crate::image::Platform;
 use crate::workflow::find::{Project, find, load, named};
 use crate::workflow::plan::plan;
 use crate::workflow::run::{Circumstances, request};
 
-pub(super) fn run(context: &Context, args: WorkflowRunArgs) -> Result<u8, CliError> {
+pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let project = project(args.file.as_deref())?;
     let plan = plan(load(&project)?.get(&args.workflow)?)?;
@@ -31,10 +32,9 @@ pub(super) fn run(context: &Context, args: WorkflowRunArgs) -> Result<u8, CliErr
     block_on(attached(&engine, request, printer))
 }
 
-pub(super) fn list(context: &Context, args: WorkflowListArgs) -> Result<u8, CliError> {
-    let printer = context.printer(args.list.talk);
+pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
     let workflows = load(&project(args.file.as_deref())?)?.list();
-    printer.list(args.list.format, ["WORKFLOW", "PLACE", "HELP"], &workflows, |workflow| {
+    print_list(args.list.format, ["WORKFLOW", "PLACE", "HELP"], &workflows, |workflow| {
         [workflow.name.clone(), workflow.place.clone(), workflow.help.clone().unwrap_or_default()]
     });
     Ok(0)

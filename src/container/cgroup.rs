@@ -206,7 +206,7 @@ impl Cgroup {
     }
 }
 
-/// Finds the cgroup mounts in the text of mountinfo (proc_pid_mountinfo(5)).
+/// Finds the cgroup mounts in the text of mountinfo (`proc_pid_mountinfo(5)`).
 fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {

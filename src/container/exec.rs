@@ -1,6 +1,6 @@
 //! The last steps before the workload: find its program inside the container, say why it cannot run, execute it.
 //!
-//! Runs in the container's init, after pivot_root, as the container's user, with its capabilities and seccomp filter. What
+//! Runs in the container's init, after `pivot_root`, as the container's user, with its capabilities and seccomp filter. What
 //! goes wrong there is told to the supervisor through a pipe that the kernel closes on a successful execve(2): an end of
 //! file without a word is the proof that the workload started.
 

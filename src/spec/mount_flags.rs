@@ -509,7 +509,7 @@ mod tests {
         assert_eq!((bind.source(), bind.is_read_only()), (Path::new("/work dir/a"), true));
         assert!(!bind.creates_source());
         let quoted = mount("type=bind,\"source=/a,b\"\"c\",target=/b,ro=false");
-        assert_eq!(quoted, MountSetting::bind(Path::new("/a,b\"c"), Path::new("/b"), false).unwrap());
+        assert_eq!(quoted, MountSetting::existing(Path::new("/a,b\"c"), Path::new("/b"), false).unwrap());
         let MountSetting::Tmpfs(tmpfs) = mount("type=tmpfs,destination=/t,tmpfs-size=1g,tmpfs-mode=0700,ro=1") else {
             panic!("not a tmpfs")
         };
@@ -592,7 +592,7 @@ mod tests {
                 "type=bind,\"source={}\",\"target={}\",readonly={read_only}",
                 source.replace('"', "\"\""), destination.replace('"', "\"\"")
             );
-            let built = MountSetting::bind(Path::new(&source), Path::new(&destination), read_only);
+            let built = MountSetting::existing(Path::new(&source), Path::new(&destination), read_only);
             let read = MountSetting::from_mount(&long, here());
             prop_assert_eq!(read.as_ref().ok(), built.as_ref().ok());
             let short = format!("{source}:{destination}:{}", if read_only { "ro" } else { "rw" });

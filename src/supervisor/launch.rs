@@ -1,6 +1,5 @@
 //! The command line's side: starts a supervisor and hears of it.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -33,11 +32,11 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts one for `request`. It takes over the run's lock, and writes what the container writes to this process's
+    /// Starts one for `request`. It shares the run's lock, which the caller may drop then, and writes what the container writes to this process's
     /// standard output and error.
     ///
     /// `stdin` is the reading end that the container gets; without one it reads from /dev/null.
-    pub fn start(request: &Request, lock: Lock, stdin: Option<OwnedFd>) -> Result<Self, LaunchError> {
+    pub fn start(request: &Request, lock: &Lock, stdin: Option<&OwnedFd>) -> Result<Self, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
         let child = Command::new(SELF)
@@ -51,9 +50,8 @@ impl Supervisor {
             .spawn()
             .map_err(LaunchError::Spawn)?;
         let supervisor = Self { child, socket: ours };
-        let lock: &File = lock.file();
-        let mut descriptors = vec![lock.as_fd()];
-        descriptors.extend(stdin.as_ref().map(AsFd::as_fd));
+        let mut descriptors = vec![lock.file().as_fd()];
+        descriptors.extend(stdin.map(AsFd::as_fd));
         send_request(&supervisor.socket, request, &descriptors).map_err(LaunchError::Talk)?;
         Ok(supervisor)
     }

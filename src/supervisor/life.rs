@@ -99,26 +99,21 @@ impl Life {
     }
 
     fn run_container(&mut self) -> Result<Exit, StartFailure> {
-        self.isolate().map_err(|error| StartFailure::ours(format!("cannot set up the supervisor: {error}")))?;
+        self.isolate().map_err(system("set up the supervisor"))?;
         let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
         let rootfs = self.make_rootfs()?;
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
-        let log = LogWriter::open(&self.run.log())
-            .map_err(|error| StartFailure::ours(format!("cannot write `{}`: {error}", self.run.log().display())))?;
-        let pipe =
-            || pipe2(OFlag::O_CLOEXEC).map_err(|error| StartFailure::ours(format!("cannot make a pipe: {error}")));
-        let (stdout, container_stdout) = pipe()?;
-        let (stderr, container_stderr) = pipe()?;
+        let log = LogWriter::open(&self.run.log()).map_err(system("write the log"))?;
+        let (stdout, container_out) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
+        let (stderr, container_err) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
         let stdin = match self.stdin.take() {
             Some(stdin) => stdin,
-            None => File::open("/dev/null")
-                .map_err(|error| StartFailure::ours(format!("cannot open `/dev/null`: {error}")))?
-                .into(),
+            None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
         };
         let container = {
             let _guard = cgroup.guard_parent();
-            let stdio = Stdio { stdin, stdout: container_stdout, stderr: container_stderr };
+            let stdio = Stdio { stdin, stdout: container_out, stderr: container_err };
             Container::create(&self.request.record.id, &self.request.state, self.run.path(), stdio)
                 .map_err(ContainerError::into_failure)?
         };
@@ -135,16 +130,14 @@ impl Life {
     ) -> Result<Exit, StartFailure> {
         let pid = container.pid();
         if self.request.own_network {
-            sys::bring_up_loopback(pid.as_raw())
-                .map_err(|error| StartFailure::ours(format!("cannot bring up the loopback interface: {error}")))?;
+            sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
-        let init_ended =
-            sys::pidfd(pid).map_err(|error| StartFailure::ours(format!("cannot watch the container: {error}")))?;
+        let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
         let relay =
             Relay::new(&self.control, &self.signals, (pid, init_ended.as_fd()), output, log, self.request.stop_signal)
-                .map_err(|error| StartFailure::ours(format!("cannot relay the container's output: {error}")))?;
+                .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;
         if let Some(error) = &outcome.log_error {
@@ -251,6 +244,11 @@ impl Life {
     fn tell(&self, event: &Event) {
         drop(send_line(&self.control, event));
     }
+}
+
+/// A system call that failed, as the reason why nothing was started.
+fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
+    move |error| StartFailure::ours(format!("cannot {what}: {error}"))
 }
 
 const fn final_state(exit: &Exit) -> RunState {

@@ -143,7 +143,7 @@ pub fn receive_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>
         return Err(io::Error::other(format!("request of {length} bytes, expected {MAX_REQUEST_BYTES} at most")));
     }
     let mut body = Vec::new();
-    (&*socket).take(u64::from(length)).read_to_end(&mut body)?;
+    Read::take(socket, u64::from(length)).read_to_end(&mut body)?;
     Ok((serde_json::from_slice(&body)?, descriptors))
 }
 

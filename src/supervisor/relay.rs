@@ -2,7 +2,7 @@
 //!
 //! One thread, one poll(2). A terminal or pipe that does not take more holds back the container's stream it belongs to, as
 //! it would without us, but never the signals and orders: writes are so small that they cannot block after POLLOUT
-//! (pipe(7): PIPE_BUF bytes fit).
+//! (pipe(7): `PIPE_BUF` bytes fit).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -12,7 +12,7 @@ use std::path::Path;
 use source::{Source, paths};
 
 /// The modules from the uppermost to the lowest: each imports only what stands further down.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "main",
     "lib",
     "cli",
@@ -28,6 +28,7 @@ const LAYERS: [&str; 15] = [
     "store",
     "image",
     "sys",
+    "words",
 ];
 
 /// How many lines a file has at most, its `#[cfg(test)]` modules left out.
