@@ -195,6 +195,6 @@ mod tests {
     #[test]
     fn tables_are_aligned_and_harmless() {
         let rows = vec![["a".to_owned(), "long value".to_owned()], ["b\u{1b}[2J".to_owned(), "x".to_owned()]];
-        assert_eq!(table(["ONE", "TWO"], rows), "ONE         TWO\na           long value\nb\\u{1b}[2J   x\n");
+        assert_eq!(table(["ONE", "TWO"], rows), "ONE          TWO\na            long value\nb\\u{1b}[2J   x\n");
     }
 }

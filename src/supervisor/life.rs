@@ -113,8 +113,8 @@ impl Life {
         };
         let container = {
             let _guard = cgroup.guard_parent();
-            let stdio = Stdio { stdin, stdout: container_out, stderr: container_err };
-            Container::create(&self.request.record.id, &self.request.state, self.run.path(), stdio)
+            let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
+            Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
                 .map_err(ContainerError::into_failure)?
         };
         self.relay(container, &cgroup, (stdout, stderr), log)
