@@ -1,4 +1,4 @@
-//! Workflow files: found ([`find`]), parsed ([`file`]), and one workflow of them checked and made ready to run ([`plan`]).
+//! Workflow files: found ([`find`]), parsed ([`mod@file`]), and one workflow of them checked and made ready to run ([`plan`]).
 //!
 //! `file` and `plan` do no I/O. Everything that is wrong in a file is a [`Mistake`] with its place.
 
