@@ -15,6 +15,7 @@ use super::options::options;
 use super::printer::{Printer, print_json};
 use crate::engine::{Engine, ImageRequest, PullPolicy, Run, RunRequest, end_of_lost_run};
 use crate::image::{Observer, Platform};
+use crate::rootfs::ChoiceError;
 use crate::spec;
 use crate::store::{Exit, ExitReason, RunName, Store};
 use crate::supervisor::protocol::Event;
@@ -25,7 +26,7 @@ const PATIENCE: u32 = 3;
 pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
-    let rootfs = args.rootfs.parse().map_err(crate::engine::EngineError::from)?;
+    let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let request = RunRequest {
         name: run_name(engine.store(), args.name.as_deref())?,

@@ -1,15 +1,15 @@
 //! From a reference to unpacked layers: the store first, the registry when it must be, layers side by side.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, mpsc};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{EngineError, ImageRequest, PullPolicy};
 use crate::image::{Descriptor, Digest, Image, Observer};
 use crate::registry::{self, Registry, store_documents};
-use crate::rootfs::{UnpackedLayer, Unpacker, ready_layers};
+use crate::rootfs::{self, RootfsError, Unpacker};
 use crate::store::Store;
 
 /// Layers fetched at a time: more does not make a line faster, and holds more memory.
@@ -35,7 +35,7 @@ pub(super) async fn ready(
     if request.pull != PullPolicy::Always
         && let Some(image) = stored(store, request)?
     {
-        if let Some(layers) = ready_layers(store, &image)? {
+        if let Some(layers) = rootfs::ready(store, &image)? {
             return Ok(ReadyImage { image, layers });
         }
         // Put there by another tool, or its layers were lost: what blobs there are need not be fetched again.
@@ -75,7 +75,7 @@ async fn pull(
             wanted: request.platform.clone(),
         });
     }
-    let layers = match ready_layers(store, &image)? {
+    let layers = match rootfs::ready(store, &image)? {
         Some(layers) if image.manifest.layers.iter().all(|layer| store.has_blob(layer)) => layers,
         _ => fetch_and_unpack(store, Some(registry), &image, observer).await?,
     };
@@ -85,67 +85,94 @@ async fn pull(
     Ok(ReadyImage { image, layers })
 }
 
-/// Fetches what is missing and unpacks each layer as soon as it is there, biggest first.
+/// Fetches what is missing, biggest first, and unpacks each layer as soon as it is there.
 async fn fetch_and_unpack(
     store: &Store,
     registry: Option<Arc<Registry>>,
     image: &Image,
     observer: &Arc<dyn Observer>,
 ) -> Result<Vec<Digest>, EngineError> {
-    let mut seen = HashSet::new();
-    let mut work: Vec<(Descriptor, Digest)> = image
-        .layers()
-        .filter(|(_, diff_id)| seen.insert((*diff_id).clone()))
-        .map(|(d, i)| (d.clone(), i.clone()))
-        .collect();
-    work.sort_by_key(|(descriptor, _)| std::cmp::Reverse(descriptor.size));
-    let needed: u64 = work.iter().filter(|(d, _)| !store.has_blob(d)).map(|(d, _)| d.size).sum();
-    store.check_space(needed)?;
-
-    let downloads = Arc::new(Semaphore::new(DOWNLOADS));
-    let unpacks = Arc::new(Semaphore::new(UNPACKS));
-    let mut tasks = JoinSet::new();
-    for (descriptor, diff_id) in work {
-        let layer = Layer {
-            store: store.clone(),
-            registry: registry.clone(),
-            reference: image.reference.clone(),
-            observer: Arc::clone(observer),
-            descriptor,
-            diff_id,
-        };
-        tasks.spawn(layer.bring(Arc::clone(&downloads), Arc::clone(&unpacks)));
-    }
-    let mut unpacked = Vec::new();
-    while let Some(ended) = tasks.join_next().await {
-        // The first failure drops the others, which takes their half-written files with them.
-        unpacked.push(ended.map_err(|_| EngineError::Task("a download"))??);
-    }
-    let (store, image, observer) = (store.clone(), image.clone(), Arc::clone(observer));
-    spawn_blocking(move || Ok(Unpacker::new(&store, &*observer).finish(&image, unpacked)?))
-        .await
-        .map_err(|_| EngineError::Task("unpacking"))?
+    let (arrived, arrivals) = mpsc::channel();
+    let (tell_missing, missing) = oneshot::channel();
+    let unpacking = spawn_blocking({
+        let (store, image, observer) = (store.clone(), image.clone(), Arc::clone(observer));
+        move || unpack(&store, &image, &*observer, tell_missing, arrivals)
+    });
+    // An error on the other side is told by it below.
+    let fetched = match missing.await {
+        Ok(missing) => fetch(store, registry, image, observer, &missing, &arrived).await,
+        Err(_) => Ok(()),
+    };
+    drop(arrived);
+    let unpacked = unpacking.await.map_err(|_| EngineError::Task("unpacking"))?;
+    // A layer that could not be fetched is the reason why it was not unpacked, and not the other way round.
+    fetched?;
+    Ok(unpacked?)
 }
 
-/// One layer on its way in.
-struct Layer {
-    store: Store,
+/// Brings the blobs that are not in the store, and tells of each layer in `missing` when its blob is there.
+async fn fetch(
+    store: &Store,
     registry: Option<Arc<Registry>>,
-    reference: crate::image::Reference,
-    observer: Arc<dyn Observer>,
-    descriptor: Descriptor,
-    diff_id: Digest,
+    image: &Image,
+    observer: &Arc<dyn Observer>,
+    missing: &[usize],
+    arrived: &mpsc::Sender<usize>,
+) -> Result<(), EngineError> {
+    let mut blobs: HashMap<&Digest, (&Descriptor, Vec<usize>)> = HashMap::new();
+    for (index, (descriptor, _)) in image.layers().enumerate() {
+        let (_, waiting) = blobs.entry(&descriptor.digest).or_insert((descriptor, Vec::new()));
+        waiting.extend(missing.contains(&index).then_some(index));
+    }
+    let (there, mut absent): (Vec<_>, Vec<_>) =
+        blobs.into_values().partition(|(descriptor, _)| store.has_blob(descriptor));
+    store.check_space(absent.iter().map(|(descriptor, _)| descriptor.size).sum())?;
+    for index in there.into_iter().flat_map(|(_, waiting)| waiting) {
+        let _ = arrived.send(index);
+    }
+    let Some(registry) = registry else { return Ok(()) };
+    absent.sort_by_key(|(descriptor, _)| std::cmp::Reverse(descriptor.size));
+    let turns = Arc::new(Semaphore::new(DOWNLOADS));
+    let mut downloads = JoinSet::new();
+    for (descriptor, waiting) in absent {
+        let (registry, turns, store) = (Arc::clone(&registry), Arc::clone(&turns), store.clone());
+        let (reference, observer, descriptor) = (image.reference.clone(), Arc::clone(observer), descriptor.clone());
+        downloads.spawn(async move {
+            let _turn = turns.acquire().await.map_err(|_| EngineError::Task("a download"))?;
+            registry.fetch_blob(&reference, &descriptor, &store, &*observer).await?;
+            Ok::<_, EngineError>(waiting)
+        });
+    }
+    while let Some(ended) = downloads.join_next().await {
+        for index in ended.map_err(|_| EngineError::Task("a download"))?? {
+            if arrived.send(index).is_err() {
+                // Unpacking has failed; what is still on its way is called off with the set.
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
-impl Layer {
-    async fn bring(self, downloads: Arc<Semaphore>, unpacks: Arc<Semaphore>) -> Result<UnpackedLayer, EngineError> {
-        if let Some(registry) = &self.registry {
-            let _turn = downloads.acquire().await.map_err(|_| EngineError::Task("a download"))?;
-            registry.fetch_blob(&self.reference, &self.descriptor, &self.store, &*self.observer).await?;
-        }
-        let _turn = unpacks.acquire().await.map_err(|_| EngineError::Task("unpacking"))?;
-        let unpacked =
-            spawn_blocking(move || Unpacker::new(&self.store, &*self.observer).unpack(&self.descriptor, &self.diff_id));
-        Ok(unpacked.await.map_err(|_| EngineError::Task("unpacking"))??)
-    }
+/// Unpacks layers as they arrive, some at a time, on threads of its own.
+fn unpack(
+    store: &Store,
+    image: &Image,
+    observer: &dyn Observer,
+    tell_missing: oneshot::Sender<Vec<usize>>,
+    arrivals: mpsc::Receiver<usize>,
+) -> Result<Vec<Digest>, RootfsError> {
+    let unpacker = Unpacker::begin(store, image, observer)?;
+    drop(tell_missing.send(unpacker.missing()));
+    let arrivals = Mutex::new(arrivals);
+    let next = || arrivals.lock().ok()?.recv().ok();
+    let work = || std::iter::from_fn(next).try_for_each(|index| unpacker.unpack(index));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..UNPACKS).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        let theirs = workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(())));
+        // Everybody is waited for, and the first error is told.
+        theirs.fold(mine, Result::and)
+    })?;
+    unpacker.finish()
 }

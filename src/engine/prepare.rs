@@ -1,7 +1,6 @@
 //! From an unpacked image and options to everything a supervisor needs: the run's directory, its spec, its record.
 
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +8,10 @@ use std::path::{Path, PathBuf};
 use super::{EngineError, ReadyImage, RunRequest};
 use crate::artifact::ArtifactStore;
 use crate::container::{Cgroup, boot_id, host_facts};
-use crate::image::Digest;
-use crate::rootfs::{self, View};
+use crate::rootfs::{self, Layers, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{RunDir, RunRecord, RunState, Store};
-use crate::supervisor::protocol::Request;
+use crate::supervisor::protocol::{Request, Volume};
 use crate::sys::Lock;
 
 /// A run that only has to be started.
@@ -58,7 +56,6 @@ fn fill(
 ) -> Result<(Request, Option<OwnedFd>, Vec<String>), EngineError> {
     let RunRequest { name, workflow, mut options, created, .. } = request;
     let id = format!("{name}-{:08x}", request.nonce);
-    let layers = layer_dirs(store, &image.layers)?;
     let artifacts = artifact_store(store).prepare(&name, dir.path(), &request.artifacts)?;
     for artifact in &artifacts {
         options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
@@ -74,7 +71,7 @@ fn fill(
         hostname: Some(etc.join("hostname")),
         volumes: dir.path().join("volumes"),
     };
-    let built = build(image, &options, &layers, &paths, Dialect::Libcontainer)?;
+    let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     write_etc(&etc, &built.hostname, options.network)?;
     write_spec(&dir.path().join("config.json"), &built)?;
     let record = RunRecord {
@@ -103,11 +100,13 @@ fn fill(
         store: store.root().to_owned(),
         state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
         record,
-        layers,
         rootfs: request.rootfs,
-        working_dir: built.working_dir,
-        owner: (built.identity.uid, built.identity.gid),
-        volumes: built.image_volumes.into_iter().map(|volume| (volume.destination, volume.host)).collect(),
+        working_dir: in_words(&built.working_dir),
+        volumes: built
+            .image_volumes
+            .into_iter()
+            .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
+            .collect(),
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
@@ -133,7 +132,7 @@ pub(super) fn spec(
         hostname: None,
         volumes: PathBuf::from("volumes"),
     };
-    build(image, options, &layer_dirs(store, &image.layers)?, &paths, Dialect::Standard)
+    build(store, image, options, &paths, Dialect::Standard)
 }
 
 /// Writes root file system and spec to a new directory.
@@ -149,10 +148,11 @@ pub(super) fn bundle(
     fs::DirBuilder::new().mode(0o700).create(dir).map_err(write)?;
     let fill = || {
         let root = dir.join("rootfs");
-        rootfs::copy_flat(&layer_dirs(store, &image.layers)?, &root)?;
+        fs::DirBuilder::new().mode(0o755).create(&root).map_err(write)?;
+        rootfs::copy_flat(&Layers::load(store, &image.layers)?, &root)?;
         rootfs::preflight(&root)?;
-        let volumes: Vec<_> = built.image_volumes.iter().map(|volume| (volume.destination.clone(), None)).collect();
-        rootfs::prepare(&root, &built.working_dir, (built.identity.uid, built.identity.gid), &volumes)?;
+        let volumes: Vec<_> = built.image_volumes.iter().map(|volume| in_words(&volume.destination)).collect();
+        rootfs::prepare(&root, &in_words(&built.working_dir), &volumes)?;
         write_spec(&dir.join("config.json"), &built)
     };
     match fill() {
@@ -165,34 +165,21 @@ pub(super) fn bundle(
 }
 
 fn build(
+    store: &Store,
     image: &ReadyImage,
     options: &Options,
-    layers: &[PathBuf],
     paths: &Paths,
     dialect: Dialect,
 ) -> Result<spec::Built, EngineError> {
-    let view = View::open(layers)?;
+    let view = View::open(&Layers::load(store, &image.layers)?)?;
     let read = |path| -> Result<Option<String>, EngineError> {
         let bytes = view.read_file(path, MAX_IDENTITY_FILE_BYTES as u64)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
-    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
     let host = host_facts(&Cgroup::of("")?, dialect)?;
     Ok(spec::build(&image.image.config, options, &host, &files, paths)?)
-}
-
-fn layer_dirs(store: &Store, keys: &[Digest]) -> Result<Vec<PathBuf>, EngineError> {
-    keys.iter()
-        .map(|key| {
-            let path = store.layer_dir(key).join("fs");
-            if path.is_dir() {
-                return Ok(path);
-            }
-            let source = io::ErrorKind::NotFound.into();
-            Err(crate::store::StoreError::Read { path, source }.into())
-        })
-        .collect()
 }
 
 /// Directories of this machine that `-v` names are made when they are missing, as docker does.
@@ -227,6 +214,11 @@ fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineE
             .map_err(|source| write(&path, source))?;
     }
     Ok(())
+}
+
+/// A path that came out of a string.
+fn in_words(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn write_spec(path: &Path, built: &spec::Built) -> Result<(), EngineError> {

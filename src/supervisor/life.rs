@@ -3,9 +3,10 @@
 //! Order at the end: the exit is in the record, durably, before anything is taken apart; the artifacts are saved before
 //! the writable layer goes; `exited` is told last, so that whoever waits for it finds nothing left.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
@@ -26,8 +27,8 @@ use super::relay::{Outcome, Relay};
 use crate::artifact::{self, ArtifactStore, SaveRequest};
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
 use crate::image::ByteSize;
-use crate::rootfs::{self, Rootfs};
-use crate::store::{Exit, ExitReason, RunDir, RunState};
+use crate::rootfs::{self, Layers, Rootfs};
+use crate::store::{Exit, ExitReason, RunDir, RunState, Store};
 use crate::sys;
 use crate::words::describe;
 
@@ -161,10 +162,18 @@ impl Life {
     fn make_rootfs(&self) -> Result<Rootfs, StartFailure> {
         let failure = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
         let request = &self.request;
-        let rootfs =
-            rootfs::make(&request.layers, self.run.path(), request.rootfs, request.record.keep).map_err(failure)?;
+        let store = Store::open(&request.store).map_err(|error| StartFailure::ours(describe(&error)))?;
+        let layers = Layers::load(&store, &request.record.layers).map_err(failure)?;
+        let target = self.run.path().join("rootfs");
+        DirBuilder::new().mode(0o700).create(&target).map_err(system("make the root file system's directory"))?;
+        let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
+            .map_err(failure)?;
         rootfs::preflight(&rootfs.path).map_err(failure)?;
-        rootfs::prepare(&rootfs.path, &request.working_dir, request.owner, &request.volumes).map_err(failure)?;
+        let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
+        rootfs::prepare(&rootfs.path, &request.working_dir, &volumes).map_err(failure)?;
+        for host in request.volumes.iter().filter_map(|volume| volume.host.as_ref()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(host).map_err(system("make a volume's directory"))?;
+        }
         Ok(rootfs)
     }
 

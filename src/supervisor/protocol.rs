@@ -36,17 +36,12 @@ pub struct Request {
     pub state: PathBuf,
     /// The run as it stands in its record.
     pub record: RunRecord,
-    /// Layer directories, lowest first.
-    pub layers: Vec<PathBuf>,
     /// How the root file system is to be made.
     pub rootfs: Choice,
     /// Absolute directory in the container that is made when missing.
-    pub working_dir: PathBuf,
-    /// User and group of the workload, for directories that are made for it.
-    pub owner: (u32, u32),
-    /// Directories that the image declares as volumes: the place in the container, and a directory of this machine that is
-    /// to be filled with what the image has there, when the root file system itself cannot be written.
-    pub volumes: Vec<(PathBuf, Option<PathBuf>)>,
+    pub working_dir: String,
+    /// Directories that the image declares as volumes.
+    pub volumes: Vec<Volume>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// Number of the signal that asks the workload to stop.
@@ -59,6 +54,16 @@ pub struct Request {
     pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
+}
+
+/// A directory that the image declares as a volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Absolute, in the container; made when missing.
+    pub destination: String,
+    /// A directory of this machine that is mounted there, when the root file system itself cannot be written.
+    pub host: Option<PathBuf>,
 }
 
 /// What the supervisor tells.

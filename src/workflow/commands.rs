@@ -77,16 +77,25 @@ fn grouped(command: &str) -> String {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the tests ask a real shell what the joined text does")]
 mod tests {
+    use std::path::Path;
     use std::process::Command;
 
     use super::*;
 
-    /// Exit code and standard output of the joined commands, as the first process of a container would run them.
+    /// Exit code and standard output of the joined commands, as the first process of a container would run them: the same
+    /// in each shell that is here.
     fn run(commands: &[&str]) -> (i32, String) {
-        let directory = tempfile::tempdir().unwrap();
         let joined = join(commands.iter().copied()).unwrap();
-        let output = Command::new("/bin/sh").args(["-c", &joined]).current_dir(&directory).output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).trim_end().replace('\n', " "))
+        let shells = [vec!["/bin/sh"], vec!["/bin/dash"], vec!["/bin/bash"], vec!["/bin/busybox", "sh"]];
+        let mut results = shells.iter().filter(|shell| Path::new(shell[0]).exists()).map(|shell| {
+            let directory = tempfile::tempdir().unwrap();
+            let mut command = Command::new(shell[0]);
+            let output = command.args(&shell[1..]).args(["-c", &joined]).current_dir(&directory).output().unwrap();
+            (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).trim_end().replace('\n', " "))
+        });
+        let first = results.next().unwrap();
+        assert!(results.all(|other| other == first), "{joined:?} differs between shells, /bin/sh says {first:?}");
+        first
     }
 
     #[test]

@@ -883,4 +883,14 @@ workflows:
         let file = parse("w.yaml", format!("workflows:\n{text}").as_bytes()).unwrap();
         assert_eq!(file.workflows.len(), 10_000);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(workflows:\n  - )?[a-z:\\-\\[\\]{}&*!|>'\" \n\t#?,\u{e4}~0-9]{0,80}") {
+            if let Err(mistake) = parse("w.yaml", text.as_bytes()) {
+                let printed = mistake.to_string();
+                proptest::prop_assert!(printed.starts_with("w.yaml:"), "{printed}");
+            }
+        }
+    }
 }

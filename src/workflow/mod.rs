@@ -1,5 +1,5 @@
-//! Workflow files: found ([`find`]), parsed ([`file`]), one workflow of them checked ([`plan`]) and
-//! made into a request to the engine ([`run`]).
+//! Workflow files: found ([`find`]), parsed ([`mod@file`]), one workflow of them checked ([`plan`]) and made into a
+//! request to the engine ([`run`]).
 //!
 //! `file`, `plan` and `run` do no I/O. Everything that is wrong in a file is a [`Mistake`] with its place.
 

@@ -314,7 +314,7 @@ mod tests {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {
             let items = vec![format!("*a{}", level - 1); 9].join(", ");
-            text += &format!("a{level}: &a{level} [{items}]\n");
+            text.extend(["a", &level.to_string(), ": &a", &level.to_string(), " [", &items, "]\n"]);
         }
         let started = std::time::Instant::now();
         let mistake = parsed(&text).unwrap_err();
