@@ -80,6 +80,12 @@ impl Store {
         &self.root
     }
 
+    /// Where the artifacts of runs are kept.
+    #[must_use]
+    pub fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts")
+    }
+
     /// Keeps images and layers from being deleted while it is held.
     pub fn shared(&self) -> Result<Lock, StoreError> {
         self.lock("store", LockMode::Shared, |_| {})
@@ -95,9 +101,25 @@ impl Store {
         self.lock(&lock_name(digest), LockMode::Exclusive, on_wait)
     }
 
+    /// The same without waiting; `None` when another process is at it.
+    pub fn try_lock_digest(&self, digest: &Digest) -> Result<Option<Lock>, StoreError> {
+        let path = self.lock_path(&lock_name(digest));
+        Lock::try_acquire(&path, LockMode::Exclusive).map_err(|source| StoreError::Lock { path, source })
+    }
+
+    /// Who holds the lock of `digest`, if somebody does and it is known.
+    #[must_use]
+    pub fn digest_lock_holder(&self, digest: &Digest) -> Option<u32> {
+        Lock::holder(&self.lock_path(&lock_name(digest))).ok().flatten().flatten()
+    }
+
     fn lock(&self, name: &str, mode: LockMode, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
-        let path = self.root.join("locks").join(name);
+        let path = self.lock_path(name);
         Lock::acquire(&path, mode, on_wait).map_err(|source| StoreError::Lock { path, source })
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        self.root.join("locks").join(name)
     }
 
     /// A path in `tmp/` that belongs to whoever holds the lock of `digest`.

@@ -225,6 +225,14 @@ impl RunDir {
         &self.path
     }
 
+    /// The run's name.
+    ///
+    /// # Errors
+    /// When the directory was not made by [`Store::create_run`].
+    pub fn name(&self) -> Result<RunName, RunNameError> {
+        self.path.file_name().unwrap_or_default().to_string_lossy().parse()
+    }
+
     /// The log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -275,8 +283,8 @@ impl RunDir {
     /// Whether something lies there still.
     #[must_use]
     pub fn has_unsaved_artifacts(&self) -> bool {
-        let filled = |dir: fs::DirEntry| fs::read_dir(dir.path()).is_ok_and(|mut entries| entries.next().is_some());
-        fs::read_dir(self.artifacts()).is_ok_and(|dirs| dirs.flatten().any(filled))
+        // Saving them moves the whole directory away.
+        self.artifacts().is_dir()
     }
 
     /// Removes what an ended run needs no more; with `keep` the writable layer stays. The run counts as finished then.

@@ -1,10 +1,12 @@
-//! Workflow files: found ([`find`]), parsed ([`mod@file`]), and one workflow of them checked and made ready to run ([`plan`]).
+//! Workflow files: found ([`find`]), parsed ([`mod@file`]), one workflow of them checked ([`plan`]) and
+//! made into a request to the engine ([`run`]).
 //!
-//! `file` and `plan` do no I/O. Everything that is wrong in a file is a [`Mistake`] with its place.
+//! `file`, `plan` and `run` do no I/O. Everything that is wrong in a file is a [`Mistake`] with its place.
 
 pub mod file;
 pub mod find;
 pub mod plan;
+pub mod run;
 
 mod commands;
 mod fields;

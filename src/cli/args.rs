@@ -1,0 +1,336 @@
+//! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run containers from OCI images, without a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "dockless", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Cli {
+    /// Store of images, runs and artifacts.
+    #[arg(long, global = true, value_name = "DIR", env = "DOCKLESS_ROOT", default_value = "/var/lib/dockless")]
+    pub(super) root: PathBuf,
+    /// State of running containers; best on a tmpfs.
+    #[arg(long, global = true, value_name = "DIR", env = "DOCKLESS_STATE", default_value = "/run/dockless")]
+    pub(super) state: PathBuf,
+    /// Say more; twice for what the libraries say too. After a command it is spelled `--verbose`.
+    #[arg(short, action = clap::ArgAction::Count)]
+    pub(super) v: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a command in a new container.
+    Run(Box<RunArgs>),
+    /// Fetch an image and unpack it.
+    Pull(PullArgs),
+    /// List the images in the store.
+    Images(ListArgs),
+    /// Remove images and what only they need.
+    Rmi(RmiArgs),
+    /// Show all that is known about a run or an image, as JSON.
+    Inspect(InspectArgs),
+    /// Print the OCI runtime spec that `run` would use.
+    Spec(Box<SpecArgs>),
+    /// Write a bundle (flat root file system and config.json) that any OCI runtime runs.
+    Bundle(Box<BundleArgs>),
+    /// List runs.
+    Ps(PsArgs),
+    /// Show what a run wrote.
+    Logs(LogsArgs),
+    /// Remove ended runs: record, log and artifacts.
+    Rm(RmArgs),
+    /// Run the workflows of a project.
+    #[command(subcommand)]
+    Workflow(WorkflowCommand),
+    /// Look at the artifacts of runs.
+    #[command(subcommand)]
+    Artifacts(ArtifactsCommand),
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct TalkArgs {
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Say more.
+    #[arg(long, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+/// How lists are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RegistryArgs {
+    /// Read credentials from this file only (docker's or podman's format).
+    #[arg(long, value_name = "FILE", env = "REGISTRY_AUTH_FILE")]
+    pub(super) authfile: Option<PathBuf>,
+    /// Speak plain http with this registry, or do not verify its certificate.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) insecure_registry: Vec<String>,
+    /// Trust this certificate authority too (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(super) registry_ca: Option<PathBuf>,
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PullWhen {
+    /// Ask the registry each time.
+    Always,
+    /// Only when it is not in the store.
+    Missing,
+    /// Only what is in the store will do.
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImageArgs {
+    /// When to fetch the image.
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "missing")]
+    pub(super) pull: PullWhen,
+    /// Which image of a multi-platform one, e.g. `linux/arm64`.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(super) platform: Option<String>,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
+}
+
+/// What `run`, `spec` and `bundle` have in common; names and meanings are docker's.
+#[derive(Debug, Args)]
+pub(super) struct ContainerArgs {
+    /// Set an environment variable; without a value, the caller's.
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// Read environment variables from a file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) env_file: Vec<PathBuf>,
+    /// Working directory in the container.
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) workdir: Option<String>,
+    /// User and group, by name or number.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(super) user: Option<String>,
+    /// Mount a directory or file of the host.
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub(super) volume: Vec<String>,
+    /// Mount, spelled out: `type=bind,source=…,target=…,readonly` or `type=tmpfs,target=…,tmpfs-size=…`.
+    #[arg(long, value_name = "SPEC")]
+    pub(super) mount: Vec<String>,
+    /// Mount a tmpfs.
+    #[arg(long, value_name = "TARGET[:OPTIONS]")]
+    pub(super) tmpfs: Vec<String>,
+    /// Replace the image's entrypoint; an empty one removes it.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) entrypoint: Option<String>,
+    /// Number of CPUs, in fractions if need be.
+    #[arg(long, value_name = "N")]
+    pub(super) cpus: Option<String>,
+    /// Memory limit, e.g. `512m`, `2g` (powers of 1024).
+    #[arg(short, long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
+    /// Size of /dev/shm [default: 64m].
+    #[arg(long, value_name = "SIZE")]
+    pub(super) shm_size: Option<String>,
+    /// `host`: the machine's network. `none`: only a loopback interface.
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "host")]
+    pub(super) network: String,
+    /// Host name in the container.
+    #[arg(long, value_name = "NAME")]
+    pub(super) hostname: Option<String>,
+    /// Make the root file system read-only.
+    #[arg(long)]
+    pub(super) read_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Name of the run.
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) container: ContainerArgs,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+    /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(super) rootfs: String,
+    /// Remove the run, its record and its log at its end.
+    #[arg(long)]
+    pub(super) rm: bool,
+    /// Keep the writable layer at the end of the run.
+    #[arg(long, conflicts_with = "rm")]
+    pub(super) keep: bool,
+    /// Pass standard input on.
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+    /// The image, and the command with its arguments.
+    // One list, so that everything after the image belongs to the command, as with docker.
+    #[arg(value_names = ["IMAGE", "COMMAND"], num_args = 1.., required = true, trailing_var_arg = true)]
+    pub(super) image_and_command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SpecArgs {
+    #[command(flatten)]
+    pub(super) container: ContainerArgs,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+    /// The image, and the command with its arguments.
+    #[arg(value_names = ["IMAGE", "COMMAND"], num_args = 1.., required = true, trailing_var_arg = true)]
+    pub(super) image_and_command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BundleArgs {
+    #[command(flatten)]
+    pub(super) container: ContainerArgs,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+    /// The image, the directory to make, and the command with its arguments.
+    #[arg(value_names = ["IMAGE", "DIR", "COMMAND"], num_args = 2.., required = true, trailing_var_arg = true)]
+    pub(super) image_dir_and_command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// What to fetch.
+    pub(super) image: String,
+    /// Which image of a multi-platform one, e.g. `linux/arm64`.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(super) platform: Option<String>,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RmiArgs {
+    /// Names or digests.
+    #[arg(required = true)]
+    pub(super) images: Vec<String>,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// Names of runs, or names or digests of images.
+    #[arg(required = true)]
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    /// Ended runs too.
+    #[arg(short, long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+    #[command(flatten)]
+    pub(super) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Stay until the run ends.
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Which run.
+    pub(super) run: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RmArgs {
+    /// Which runs.
+    #[arg(required = true)]
+    pub(super) runs: Vec<String>,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkflowCommand {
+    /// Run a workflow.
+    Run(Box<WorkflowRunArgs>),
+    /// List the workflows of the project.
+    List(WorkflowListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowRunArgs {
+    /// Name of the workflow.
+    pub(super) workflow: String,
+    /// Read this file instead of looking for `.dstack/workflows.yaml`.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Name of the run.
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) image: ImageArgs,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowListArgs {
+    /// Read this file instead of looking for `.dstack/workflows.yaml`.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) list: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ArtifactsCommand {
+    /// List what a run saved.
+    Ls(ArtifactsLsArgs),
+    /// Copy what a run saved to a directory.
+    Cp(ArtifactsCpArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactsLsArgs {
+    /// Which run.
+    pub(super) run: String,
+    #[command(flatten)]
+    pub(super) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactsCpArgs {
+    /// Which run, and below it which path.
+    #[arg(value_name = "RUN[/PATH]")]
+    pub(super) source: String,
+    /// Directory to copy into; made when missing.
+    pub(super) destination: PathBuf,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}

@@ -1,0 +1,84 @@
+//! Every way to fail, and its exit code.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 125 | dockless failed: bad arguments, no image, no permission, … |
+//! | 126 | the command is there but cannot be executed |
+//! | 127 | the command is not there |
+//! | 128+n | signal n ended the workload |
+//! | other | the workload's own |
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::artifact::ArtifactError;
+use crate::engine::EngineError;
+use crate::image::{PlatformError, ReferenceError};
+use crate::spec::SpecError;
+use crate::store::{RunNameError, StoreError};
+use crate::workflow::Mistake;
+use crate::workflow::find::FindError;
+
+/// dockless itself failed.
+pub(super) const FAULT: u8 = 125;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// Arguments that parse but make no sense.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error(transparent)]
+    RunName(#[from] RunNameError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A file of the user cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Something of the process itself, like a signal handler.
+    #[error("cannot {0}")]
+    Process(&'static str, #[source] io::Error),
+    /// The supervisor was killed, and its record does not say how the run ended.
+    #[error("the supervisor of run `{0}` was killed, and the run with it")]
+    SupervisorLost(String),
+}
+
+impl CliError {
+    /// The exit code of the process.
+    pub(super) const fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_)
+            | Self::Reference(_)
+            | Self::Platform(_)
+            | Self::RunName(_)
+            | Self::Spec(_)
+            | Self::Engine(_)
+            | Self::Store(_)
+            | Self::Find(_)
+            | Self::Mistake(_)
+            | Self::Artifact(_)
+            | Self::Read { .. }
+            | Self::Process(..) => FAULT,
+            // As a shell says of a child that was killed with SIGKILL.
+            Self::SupervisorLost(_) => 137,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `pull`, `images` and `rmi`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::args::{ListArgs, PullArgs, RmiArgs};
+use super::context::{Context, block_on};
+use super::exit::CliError;
+use super::printer::{print_data, print_list};
+use crate::engine::{ImageRequest, PullPolicy};
+use crate::image::{ByteSize, Digest, Document, ImageConfig, Observer, Platform};
+use crate::store::{Store, StoreError, StoredImage};
+
+pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
+    let printer = context.printer(args.talk);
+    let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
+    let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always };
+    let engine = context.engine(Some(&args.registry), printer)?;
+    let observer: Arc<dyn Observer> = Arc::new(printer.progress());
+    let ready = block_on(async {
+        let _kept = engine.store().shared()?;
+        Ok(engine.image(&request, &observer).await?)
+    })?;
+    print_data(&format!("{}\n", ready.image.manifest_digest));
+    Ok(0)
+}
+
+/// One line of `images`; the keys of its JSON are documented in README.md.
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    digest: Digest,
+    platform: Option<String>,
+    /// Compressed size of all layers.
+    size_bytes: Option<u64>,
+    created: Option<String>,
+    /// Why the image cannot be used, when it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<String>,
+}
+
+pub(super) fn list(context: &Context, args: &ListArgs) -> Result<u8, CliError> {
+    let store = context.store()?;
+    let lines: Vec<Line> = store.images()?.iter().map(|image| line(&store, image)).collect();
+    print_list(args.format, ["NAME", "PLATFORM", "DIGEST", "SIZE", "CREATED"], &lines, |line| {
+        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let name = line.name.parse::<crate::image::Reference>().map_or(line.name.clone(), |name| name.familiar());
+        let size = line.size_bytes.map_or_else(|| "damaged".to_owned(), |bytes| ByteSize(bytes).to_string());
+        [name, shown(&line.platform), line.digest.short().to_owned(), size, shown(&line.created)]
+    });
+    Ok(0)
+}
+
+fn line(store: &Store, image: &StoredImage) -> Line {
+    let mut line = Line {
+        name: image.name.clone(),
+        digest: image.descriptor.digest.clone(),
+        platform: image.descriptor.platform.as_ref().map(ToString::to_string),
+        size_bytes: None,
+        created: None,
+        damage: None,
+    };
+    match details(store, image) {
+        Ok(Some((config, size_bytes))) => {
+            line.platform = config.platform.map(|platform| platform.to_string());
+            line.created = config.created;
+            line.size_bytes = Some(size_bytes);
+        }
+        Ok(None) => line.size_bytes = Some(image.descriptor.size),
+        Err(error) => line.damage = Some(crate::words::describe(&error)),
+    }
+    line
+}
+
+/// Configuration and size of a single image; nothing for an index that another tool put there.
+fn details(store: &Store, image: &StoredImage) -> Result<Option<(ImageConfig, u64)>, StoreError> {
+    let digest = &image.descriptor.digest;
+    match Document::parse(&store.read_document(digest)?, digest).map_err(StoreError::Document)? {
+        Document::Index(_) => Ok(None),
+        Document::Manifest(manifest) => {
+            let bytes = store.read_document(&manifest.config.digest)?;
+            let config = ImageConfig::parse(&bytes, &manifest.config.digest).map_err(StoreError::Config)?;
+            Ok(Some((config, manifest.layers.iter().map(|layer| layer.size).sum())))
+        }
+    }
+}
+
+pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> {
+    let printer = context.printer(args.talk);
+    let engine = context.engine(None, printer)?;
+    let store = engine.store();
+    let lock = store.exclusive(|holder| {
+        let whose = holder.map_or_else(String::new, |pid| format!(" (process {pid})"));
+        printer.say(&format!("waiting for another command to finish{whose}"));
+    })?;
+    // All names are looked up before any is removed, so that a typing error removes nothing.
+    let mut images = Vec::new();
+    let mut seen = HashSet::new();
+    for name in &args.images {
+        let image = store.find(name)?;
+        if let Some(run) = store.run_using(&image.descriptor.digest)? {
+            return Err(StoreError::ImageInUse { name: name.clone(), run: run.to_string() }.into());
+        }
+        if seen.insert(image.name.clone()) {
+            images.push(image);
+        }
+    }
+    for image in images {
+        store.untag(&image)?;
+        print_data(&format!("{}\n", image.name));
+    }
+    let removed = store.collect(&lock)?;
+    printer.say(&format!("removed {} blobs and {} layers, {}", removed.blobs, removed.layers, ByteSize(removed.bytes)));
+    Ok(0)
+}

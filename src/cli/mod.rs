@@ -1,0 +1,65 @@
+//! The command line: the only place that prints, reads the environment and installs tracing.
+
+mod args;
+mod artifacts;
+mod context;
+mod exit;
+mod images;
+mod inspect;
+mod logs;
+mod names;
+mod options;
+mod printer;
+mod ps;
+mod run;
+mod workflow;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{ArtifactsCommand, Cli, Command, WorkflowCommand};
+use self::context::Context;
+use self::exit::{CliError, FAULT};
+use self::printer::print_error;
+use crate::words::describe;
+
+/// Parses the arguments, does what they say, and tells how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            // Help and version are printed the same way but are no fault.
+            return ExitCode::from(if error.use_stderr() { FAULT } else { 0 });
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            print_error(&describe(&error));
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, CliError> {
+    let context = Context::new(&cli);
+    match cli.command {
+        Command::Run(args) => run::run(&context, *args),
+        Command::Spec(args) => run::spec(&context, *args),
+        Command::Bundle(args) => run::bundle(&context, *args),
+        Command::Pull(args) => images::pull(&context, &args),
+        Command::Images(args) => images::list(&context, &args),
+        Command::Rmi(args) => images::remove(&context, &args),
+        Command::Inspect(args) => inspect::inspect(&context, &args),
+        Command::Ps(args) => ps::list(&context, &args),
+        Command::Rm(args) => ps::remove(&context, &args),
+        Command::Logs(args) => logs::show(&context, &args),
+        Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
+        Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
+        Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),
+        Command::Artifacts(ArtifactsCommand::Cp(args)) => artifacts::copy(&context, &args),
+    }
+}

@@ -1,0 +1,200 @@
+//! What the user sees: standard output carries data only, everything else goes to standard error.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::args::{Format, TalkArgs};
+use crate::image::{ByteSize, Digest, Observer, PullEvent};
+use crate::words::printable;
+
+/// How much is said, and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Printer {
+    quiet: bool,
+    verbose: u8,
+}
+
+impl Printer {
+    pub(super) const fn new(talk: TalkArgs, v: u8) -> Self {
+        let verbose = if talk.verbose > v { talk.verbose } else { v };
+        Self { quiet: talk.quiet, verbose }
+    }
+
+    /// Talk, unless quiet.
+    pub(super) fn say(self, text: &str) {
+        if !self.quiet {
+            stderr_line(text);
+        }
+    }
+
+    /// Talk for those who asked for more.
+    pub(super) fn detail(self, text: &str) {
+        if self.verbose > 0 && !self.quiet {
+            stderr_line(text);
+        }
+    }
+
+    /// Something is not as it should be.
+    pub(super) fn warn(self, text: &str) {
+        if !self.quiet {
+            stderr_line(&format!("warning: {text}"));
+        }
+    }
+
+    /// Shows a pull: bars on a terminal, lines elsewhere, nothing when quiet.
+    pub(super) fn progress(self) -> Progress {
+        let bars = (!self.quiet && io::stderr().is_terminal()).then(MultiProgress::new);
+        Progress { printer: self, bars, layers: Mutex::default() }
+    }
+}
+
+/// Data, to standard output. A reader that has gone away is nobody's fault.
+pub(super) fn print_data(text: &str) {
+    let mut stdout = io::stdout().lock();
+    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+/// Data as one JSON document.
+pub(super) fn print_json(value: &impl Serialize) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    print_data(&(text + "\n"));
+}
+
+/// A list, as it was asked for.
+pub(super) fn print_list<T: Serialize, const N: usize>(
+    format: Format,
+    header: [&str; N],
+    items: &[T],
+    row: impl Fn(&T) -> [String; N],
+) {
+    match format {
+        Format::Json => print_json(&items),
+        Format::Table => print_data(&table(header, items.iter().map(row).collect())),
+    }
+}
+
+/// An error, to standard error whatever was asked for.
+pub(super) fn print_error(text: &str) {
+    stderr_line(&format!("dockless: {text}"));
+}
+
+fn stderr_line(text: &str) {
+    drop(writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// Columns as wide as their widest value, separated by three spaces; values cannot drive the terminal.
+fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+    let mut lines = vec![header.map(str::to_owned)];
+    lines.extend(rows.into_iter().map(|row| row.map(|value| printable(&value))));
+    let mut widths = [0; N];
+    for line in &lines {
+        for (width, value) in widths.iter_mut().zip(line) {
+            *width = (*width).max(value.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let padded: Vec<String> = line.iter().zip(widths).map(|(value, width)| format!("{value:width$}")).collect();
+        text.push_str(padded.join("   ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Shows a pull as it goes.
+#[derive(Debug)]
+pub(super) struct Progress {
+    printer: Printer,
+    bars: Option<MultiProgress>,
+    layers: Mutex<HashMap<Digest, ProgressBar>>,
+}
+
+impl Progress {
+    /// The bar of a layer, made at its first event; none without a terminal.
+    fn bar(&self, digest: &Digest, total: u64, verb: &'static str) -> Option<ProgressBar> {
+        let bars = self.bars.as_ref()?;
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = layers.entry(digest.clone()).or_insert_with(|| {
+            let template = "{prefix} {msg:11} [{bar:30}] {bytes:>10} / {total_bytes:10} {bytes_per_sec}";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = bars.add(ProgressBar::new(total).with_style(style.progress_chars("=> ")));
+            bar.set_prefix(digest.short().to_owned());
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        bar.set_length(total);
+        bar.set_message(verb);
+        Some(bar.clone())
+    }
+
+    fn done(&self, digest: &Digest, word: &'static str) {
+        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        match (layers.get(digest), &self.bars) {
+            (Some(bar), _) => bar.finish_with_message(word),
+            (None, None) => self.printer.say(&format!("{}: {word}", digest.short())),
+            (None, Some(_)) => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => drop(bars.println(text)),
+            None => self.printer.say(text),
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn pull(&self, event: &PullEvent<'_>) {
+        match event {
+            PullEvent::Resolved { reference, manifest, layers } => {
+                let total = ByteSize(layers.iter().map(|(_, size)| size).sum());
+                let count = match layers.len() {
+                    1 => "1 layer".to_owned(),
+                    count => format!("{count} layers"),
+                };
+                self.line(&format!("{}: {manifest}, {count}, {total}", reference.familiar()));
+            }
+            PullEvent::LayerExists { digest } => self.done(digest, "already there"),
+            PullEvent::Waiting { digest, holder_pid } => {
+                let whose = holder_pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                self.line(&format!("{}: waiting for {whose}, which is fetching it", digest.short()));
+            }
+            PullEvent::Downloading { digest, done, total } => {
+                if let Some(bar) = self.bar(digest, *total, "downloading") {
+                    bar.set_position(*done);
+                }
+            }
+            PullEvent::Downloaded { digest } => {
+                if self.bars.is_none() {
+                    self.printer.detail(&format!("{}: downloaded", digest.short()));
+                }
+            }
+            PullEvent::Retrying { what, delay_ms } => {
+                self.line(&format!("{}; trying again in {delay_ms} ms", printable(what)));
+            }
+            PullEvent::Unpacking { digest, done, total } => {
+                if let Some(bar) = self.bar(digest, *total, "unpacking") {
+                    bar.set_position(*done);
+                }
+            }
+            PullEvent::Unpacked { digest } => self.done(digest, "done"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned_and_harmless() {
+        let rows = vec![["a".to_owned(), "long value".to_owned()], ["b\u{1b}[2J".to_owned(), "x".to_owned()]];
+        assert_eq!(table(["ONE", "TWO"], rows), "ONE          TWO\na            long value\nb\\u{1b}[2J   x\n");
+    }
+}

@@ -1,0 +1,56 @@
+//! `ps` and `rm`.
+
+use super::args::{PsArgs, RmArgs};
+use super::context::Context;
+use super::exit::CliError;
+use super::printer::{print_data, print_list};
+use crate::artifact::ArtifactStore;
+use crate::store::{RunRecord, StoreError};
+use crate::words::describe;
+
+pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
+    let printer = context.printer(args.talk);
+    let engine = context.engine(None, printer)?;
+    let mut records = Vec::new();
+    for run in engine.store().runs()? {
+        match run.record() {
+            Ok(record) => records.push(record),
+            // Being created this moment, or just removed.
+            Err(StoreError::Read { .. }) => {}
+            Err(error) => printer.warn(&describe(&error)),
+        }
+    }
+    records.retain(|record| args.all || !record.state.is_final());
+    records.sort_by(|a, b| b.created.cmp(&a.created));
+    print_list(args.list.format, ["RUN", "WORKFLOW", "IMAGE", "CREATED", "STATUS", "EXIT"], &records, row);
+    Ok(0)
+}
+
+fn row(record: &RunRecord) -> [String; 6] {
+    [
+        record.name.to_string(),
+        record.workflow.clone().unwrap_or_else(|| "-".to_owned()),
+        record.image.familiar(),
+        // Seconds are enough for people.
+        record.created.split('.').next().unwrap_or_default().replace('T', " "),
+        record.state.to_string(),
+        record.exit.as_ref().map_or_else(|| "-".to_owned(), |exit| exit.code.to_string()),
+    ]
+}
+
+pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
+    let printer = context.printer(args.talk);
+    let engine = context.engine(None, printer)?;
+    let store = engine.store();
+    let runs = args.runs.iter().map(|name| store.run(name).map(|run| (name, run))).collect::<Result<Vec<_>, _>>()?;
+    for (name, run) in runs {
+        // Held until the directory is gone, so that nobody takes the name meanwhile.
+        let Some(_lock) = run.try_lock()? else {
+            return Err(StoreError::RunActive { name: name.clone() }.into());
+        };
+        ArtifactStore::new(store.artifacts()).remove(&name.parse()?)?;
+        run.remove()?;
+        print_data(&format!("{name}\n"));
+    }
+    Ok(0)
+}

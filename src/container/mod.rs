@@ -1,0 +1,14 @@
+//! One container: created, started, waited for, taken apart. Runs only in the single-threaded supervisor.
+//!
+//! The order of a container's life is in its types: [`Container<Created>`] can be started, [`Container<Running>`] can be
+//! waited for. That nobody else reaps our child or kills the cgroup is not in the types; the supervisor sees to it.
+
+mod cgroup;
+mod exec;
+mod host;
+mod youki;
+
+pub use cgroup::{Cgroup, CgroupError, Usage};
+pub use exec::{Reporter, StartFailure};
+pub use host::{HostError, boot_id, host_facts};
+pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

@@ -1,0 +1,234 @@
+//! The only place that knows libcontainer.
+//!
+//! What it needs of its caller: one thread, absolute paths, a fresh process per container, and standard error kept for
+//! its logging at most. What it does not do is done here: its `Executor` is ours (exec.rs), its error chains are walked to
+//! their ends, its state directory is removed with the container.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use libcontainer::container::Container as Inner;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::exec::{Report, Reporter, StartFailure, Workload};
+use crate::sys;
+
+/// Standard streams of the container's init.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Where it reads.
+    pub stdin: OwnedFd,
+    /// Where it writes.
+    pub stdout: OwnedFd,
+    /// Where it complains.
+    pub stderr: OwnedFd,
+}
+
+/// The container exists, its init waits for the word to go.
+#[derive(Debug)]
+pub struct Created {
+    reporter: Reporter,
+}
+
+/// The workload runs, or has ended and was not waited for yet.
+#[derive(Debug)]
+pub struct Running(());
+
+/// A container in one stage of its life.
+pub struct Container<Stage> {
+    inner: Inner,
+    pid: Pid,
+    stage: Stage,
+}
+
+/// Why a container could not be made, started or waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// The workload cannot run; the message is complete.
+    #[error("{}", .0.message)]
+    Start(StartFailure),
+    /// libcontainer failed.
+    #[error("cannot {operation} the container: {reason}{hint}")]
+    Runtime {
+        /// `create`, `start`, …
+        operation: &'static str,
+        /// All that libcontainer said, outermost first.
+        reason: String,
+        /// A second line with advice, or nothing.
+        hint: String,
+    },
+    /// A system call of ours failed.
+    #[error("cannot {operation}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: nix::Error,
+    },
+}
+
+impl ContainerError {
+    /// The failure as it goes into the record.
+    #[must_use]
+    pub fn into_failure(self) -> StartFailure {
+        match self {
+            Self::Start(failure) => failure,
+            Self::Runtime { .. } => StartFailure::ours(self.to_string()),
+            Self::System { operation, source } => StartFailure::ours(format!("cannot {operation}: {}", source.desc())),
+        }
+    }
+}
+
+impl Container<Created> {
+    /// Makes the container that `bundle/config.json` describes; its state goes to `state_root/<id>`.
+    ///
+    /// # Errors
+    /// [`ContainerError::Start`] when the workload's program cannot be run, found out inside the container;
+    /// [`ContainerError::Runtime`] for anything that libcontainer refuses. Nothing of it stays but cgroups, which the
+    /// caller removes in any case.
+    pub fn create(id: &str, state_root: &Path, bundle: &Path, stdio: Stdio) -> Result<Self, ContainerError> {
+        let (reporter, report) =
+            Reporter::new().map_err(|source| ContainerError::System { operation: "make a pipe", source })?;
+        let executor = Init { report: Report::new(&report) };
+        let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+            .with_executor(executor)
+            .with_stdin(stdio.stdin)
+            .with_stdout(stdio.stdout)
+            .with_stderr(stdio.stderr)
+            .with_root_path(state_root)
+            .and_then(ContainerBuilder::validate_id)
+            .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
+        drop(report);
+        let inner = match built {
+            Ok(inner) => inner,
+            Err(error) => {
+                // Init, if it got so far, has said it better than the chain of libcontainer.
+                let failure = reporter.outcome();
+                return Err(failure.map_or_else(|| runtime("create", &error), ContainerError::Start));
+            }
+        };
+        let Some(pid) = inner.pid() else {
+            let reason = "libcontainer tells no process id".to_owned();
+            return Err(ContainerError::Runtime { operation: "create", reason, hint: String::new() });
+        };
+        // libcontainer 0.7 still has nix 0.29 in its interface.
+        Ok(Self { inner, pid: Pid::from_raw(pid.as_raw()), stage: Created { reporter } })
+    }
+
+    /// Lets the workload go, and waits until it has really been executed.
+    pub fn start(mut self) -> Result<Container<Running>, ContainerError> {
+        self.inner.start().map_err(|error| runtime("start", &error))?;
+        if let Some(failure) = self.stage.reporter.outcome() {
+            let _ = waitpid(self.pid, None);
+            return Err(ContainerError::Start(failure));
+        }
+        Ok(Container { inner: self.inner, pid: self.pid, stage: Running(()) })
+    }
+}
+
+impl<Stage> Container<Stage> {
+    /// Init on the host; a child of this process, so the number is its own until it was waited for.
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
+impl Container<Running> {
+    /// Takes the status of init, which must have ended.
+    pub fn wait(self) -> Result<WaitStatus, ContainerError> {
+        let Self { inner, pid, stage: Running(()) } = self;
+        drop(inner);
+        loop {
+            match waitpid(pid, None) {
+                Err(nix::Error::EINTR) => {}
+                Err(source) => {
+                    return Err(ContainerError::System { operation: "wait for the container", source });
+                }
+                Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) => return Ok(status),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Removes what libcontainer keeps about a container that is no more.
+pub fn remove_state(state_root: &Path, id: &str) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(state_root.join(id)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ContainerError {
+    let mut reasons: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        // Many of its errors repeat their source; one telling is enough.
+        if !reasons.iter().any(|told| told.contains(&text)) {
+            reasons.push(text);
+        }
+        next = error.source();
+    }
+    let reason = reasons.join(": ");
+    let hint = if reason.contains("cgroup") {
+        "\nhint: `mount | grep cgroup` shows whether the cgroup hierarchies are mounted and writable".to_owned()
+    } else {
+        String::new()
+    };
+    ContainerError::Runtime { operation, reason, hint }
+}
+
+/// What libcontainer calls at the end of init.
+#[derive(Clone)]
+struct Init {
+    report: Report,
+}
+
+impl Init {
+    fn workload(spec: &Spec) -> Workload {
+        let process = spec.process().as_ref();
+        let list = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+        Workload::new(
+            list(process.and_then(|process| process.args().as_ref())),
+            list(process.and_then(|process| process.env().as_ref())),
+        )
+    }
+}
+
+impl Executor for Init {
+    /// Runs before init reports itself ready, so that a command that is not there fails the creation.
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // From here on no credential changes any more, which would clear the death signal.
+        self.report.die_with_supervisor();
+        Self::workload(spec).find().map(drop).map_err(|failure| {
+            self.report.send(&failure);
+            ExecutorValidationError::ArgValidationError(failure.message)
+        })
+    }
+
+    /// The environment is handed to execve(2) as it is; the process's own is left alone, because setting it after a fork
+    /// may deadlock and would refuse names that are not UTF-8.
+    fn setup_envs(&self, _: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        sys::reset_signals();
+        let failure = Self::workload(spec).execute();
+        self.report.send(&failure);
+        sys::exit_now(failure.code)
+    }
+}
+
+impl<Stage> std::fmt::Debug for Container<Stage> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Container").field("id", &self.inner.id()).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,300 @@
+//! The whole job in one place: resolve, pull, unpack, spec, run.
+//!
+//! What it needs comes as arguments: directories, credentials, names, the time. It prints nothing and reads no environment,
+//! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
+
+mod images;
+mod prepare;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::UnixStream;
+
+pub use self::images::ReadyImage;
+use crate::artifact::{ArtifactError, Declared};
+use crate::container::{CgroupError, HostError};
+use crate::image::{Observer, Platform, Reference};
+use crate::registry::{self, RegistryError};
+use crate::rootfs::{Choice, RootfsError};
+use crate::spec::{self, SpecError};
+use crate::store::{Exit, RunName, Store, StoreError};
+use crate::supervisor::protocol::Event;
+use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Ask the registry each time.
+    Always,
+    /// Only when it is not in the store.
+    Missing,
+    /// Only what is in the store will do.
+    Never,
+}
+
+/// Which image.
+#[derive(Debug, Clone)]
+pub struct ImageRequest {
+    /// Its name.
+    pub reference: Reference,
+    /// Which one of a multi-platform image.
+    pub platform: Platform,
+    /// Whether to ask the registry.
+    pub pull: PullPolicy,
+}
+
+/// A run as it is asked for.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// A name that is free.
+    pub name: RunName,
+    /// The workflow it comes from.
+    pub workflow: Option<String>,
+    /// What it runs in.
+    pub image: ImageRequest,
+    /// Command, environment, mounts, limits.
+    pub options: spec::Options,
+    /// How the root file system is made.
+    pub rootfs: Choice,
+    /// Directories to be saved when the run ends.
+    pub artifacts: Vec<Declared>,
+    /// User and group that saved files of the container's root are given to.
+    pub artifact_owner: Option<(u32, u32)>,
+    /// The whole run goes at its end.
+    pub remove: bool,
+    /// The writable layer stays.
+    pub keep: bool,
+    /// What the container reads; nothing when there is none.
+    pub stdin: Option<OwnedFd>,
+    /// The time now (RFC 3339, UTC).
+    pub created: String,
+    /// Any number; tells runs of one name apart.
+    pub nonce: u32,
+}
+
+/// Where everything is kept and how registries are spoken to.
+#[derive(Debug)]
+pub struct Settings {
+    /// Root of the store.
+    pub root: PathBuf,
+    /// State of running containers.
+    pub state: PathBuf,
+    /// Credentials, insecure hosts, certificates.
+    pub registry: registry::Settings,
+}
+
+/// Why a job failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Only root can run containers so far.
+    #[error(
+        "containers need root, and this is user {uid}\nhint: run it with sudo; rootless runs are not supported yet"
+    )]
+    NotRoot {
+        /// The effective user.
+        uid: u32,
+    },
+    /// The directory for running containers cannot be made.
+    #[error("cannot make `{path}`\nhint: name another place with `--state DIR`")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Unpacking or mounting failed.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// What was asked for does not fit the image or the host.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Artifacts cannot be set up.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// No usable cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// No supervisor.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Cleaning up after killed processes failed.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    /// `--pull never`, and it is not there.
+    #[error("image `{reference}` is not in the store, and `--pull never` was given\nhint: `dockless pull {reference}`")]
+    NotStored {
+        /// The image.
+        reference: String,
+    },
+    /// The image was built for something else.
+    #[error("image `{reference}` is for {offered}, expected {wanted}\nhint: `--platform {offered}` takes it as it is")]
+    Platform {
+        /// The image.
+        reference: String,
+        /// What it is for.
+        offered: String,
+        /// What was asked for.
+        wanted: Platform,
+    },
+    /// A file of the run cannot be written.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `--mount` names a directory that is not there.
+    #[error(
+        "the source of a mount, `{path}`, does not exist\nhint: make it, or use `-v`, which makes missing directories"
+    )]
+    NoMountSource {
+        /// The source.
+        path: PathBuf,
+    },
+    /// A thread of ours died.
+    #[error("{0} ended unexpectedly")]
+    Task(&'static str),
+}
+
+/// Does the jobs, for one store.
+#[derive(Debug)]
+pub struct Engine {
+    store: Store,
+    settings: Settings,
+}
+
+impl Engine {
+    /// Opens the store and cleans up after processes that were killed. The second value tells what was found, in words.
+    pub fn open(settings: Settings) -> Result<(Self, Vec<String>), EngineError> {
+        let uid = nix::unistd::geteuid().as_raw();
+        if uid != 0 {
+            return Err(EngineError::NotRoot { uid });
+        }
+        let state = |source| EngineError::State { path: settings.state.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&settings.state).map_err(state)?;
+        let store = Store::open(&settings.root)?;
+        let told = sweep(&store, &settings.state)?;
+        Ok((Self { store, settings }, told))
+    }
+
+    /// The store.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Has the image in the store, unpacked, whatever that takes.
+    pub async fn image(&self, request: &ImageRequest, observer: &Arc<dyn Observer>) -> Result<ReadyImage, EngineError> {
+        images::ready(&self.store, &self.settings.registry, request, observer).await
+    }
+
+    /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
+    pub async fn run(&self, request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        let _kept = self.store.shared()?;
+        let image = self.image(&request.image, observer).await?;
+        let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;
+        let supervisor = Supervisor::start(&prepared.request, &prepared.lock, prepared.stdin.as_ref())?;
+        Run::new(supervisor, prepared.request.record.name, prepared.warnings)
+    }
+
+    /// The runtime spec that a run with these options would have.
+    pub async fn spec(
+        &self,
+        image: &ImageRequest,
+        options: &spec::Options,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<spec::Built, EngineError> {
+        let _kept = self.store.shared()?;
+        let image = self.image(image, observer).await?;
+        prepare::spec(&self.store, &image, options, "spec")
+    }
+
+    /// Writes a bundle to `dir`, which must not be there yet: the flat root file system and its `config.json`.
+    pub async fn bundle(
+        &self,
+        image: &ImageRequest,
+        options: &spec::Options,
+        dir: &Path,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Vec<String>, EngineError> {
+        let _kept = self.store.shared()?;
+        let image = self.image(image, observer).await?;
+        prepare::bundle(&self.store, &image, options, dir)
+    }
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+pub struct Run {
+    name: RunName,
+    warnings: Vec<String>,
+    supervisor: Supervisor,
+    events: Lines<BufReader<UnixStream>>,
+}
+
+impl Run {
+    fn new(supervisor: Supervisor, name: RunName, warnings: Vec<String>) -> Result<Self, EngineError> {
+        let stream = || {
+            let events = supervisor.events()?;
+            events.set_nonblocking(true)?;
+            UnixStream::from_std(events)
+        };
+        let events = BufReader::new(stream().map_err(LaunchError::Talk)?).lines();
+        Ok(Self { name, warnings, supervisor, events })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &RunName {
+        &self.name
+    }
+
+    /// What was noticed while it was set up, in words.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Sends a signal to the workload.
+    pub fn signal(&self, number: i32) {
+        self.supervisor.signal(number);
+    }
+
+    /// What happens next; `None` when the supervisor is gone. Safe to cancel.
+    pub async fn next_event(&mut self) -> Option<Event> {
+        loop {
+            let line = self.events.next_line().await.ok().flatten()?;
+            if let Ok(event) = serde_json::from_str(&line) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+/// The end of a run whose supervisor was killed: cleans up in its place and reads the end from the record.
+pub fn end_of_lost_run(engine: &Engine, name: &RunName) -> Result<Option<Exit>, EngineError> {
+    sweep(&engine.store, &engine.settings.state)?;
+    match engine.store.run(name.as_str()) {
+        Ok(run) => Ok(run.record()?.exit),
+        Err(StoreError::NoRun { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,235 @@
+//! From an unpacked image and options to everything a supervisor needs: the run's directory, its spec, its record.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::{EngineError, ReadyImage, RunRequest};
+use crate::artifact::ArtifactStore;
+use crate::container::{Cgroup, boot_id, host_facts};
+use crate::image::Digest;
+use crate::rootfs::{self, View};
+use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
+use crate::store::{RunDir, RunRecord, RunState, Store};
+use crate::supervisor::protocol::Request;
+use crate::sys::Lock;
+
+/// A run that only has to be started.
+pub(super) struct Prepared {
+    pub(super) request: Request,
+    pub(super) lock: Lock,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Makes the run's directory and all in it. When something fails nothing of it stays.
+pub(super) fn run(
+    store: &Store,
+    state: &Path,
+    request: RunRequest,
+    image: &ReadyImage,
+) -> Result<Prepared, EngineError> {
+    let (dir, lock) = store.create_run(&request.name)?;
+    match fill(store, state, request, image, &dir) {
+        Ok((request, stdin, warnings)) => Ok(Prepared { request, lock, stdin, warnings }),
+        Err(error) => {
+            if let Ok(name) = dir.name() {
+                drop(artifact_store(store).remove(&name));
+            }
+            drop(dir.remove());
+            Err(error)
+        }
+    }
+}
+
+/// Where a run's artifacts go.
+pub(super) fn artifact_store(store: &Store) -> ArtifactStore {
+    ArtifactStore::new(store.artifacts())
+}
+
+fn fill(
+    store: &Store,
+    state: &Path,
+    request: RunRequest,
+    image: &ReadyImage,
+    dir: &RunDir,
+) -> Result<(Request, Option<OwnedFd>, Vec<String>), EngineError> {
+    let RunRequest { name, workflow, mut options, created, .. } = request;
+    let id = format!("{name}-{:08x}", request.nonce);
+    let layers = layer_dirs(store, &image.layers)?;
+    let artifacts = artifact_store(store).prepare(&name, dir.path(), &request.artifacts)?;
+    for artifact in &artifacts {
+        options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
+    }
+    options.default_hostname = name.as_str().parse().ok();
+    make_sources(&options.mounts)?;
+    let etc = dir.path().join("etc");
+    let paths = Paths {
+        rootfs: dir.path().join("rootfs"),
+        cgroup: Cgroup::spec_path(&id),
+        resolv_conf: Some(etc.join("resolv.conf")),
+        hosts: Some(etc.join("hosts")),
+        hostname: Some(etc.join("hostname")),
+        volumes: dir.path().join("volumes"),
+    };
+    let built = build(image, &options, &layers, &paths, Dialect::Libcontainer)?;
+    write_etc(&etc, &built.hostname, options.network)?;
+    write_spec(&dir.path().join("config.json"), &built)?;
+    let record = RunRecord {
+        schema: 1,
+        name,
+        id,
+        workflow,
+        image: image.image.reference.clone(),
+        manifest: image.image.manifest_digest.clone(),
+        layers: image.layers.clone(),
+        command: built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
+        state: RunState::Creating,
+        rootfs: String::new(),
+        boot_id: boot_id()?,
+        created,
+        started: None,
+        finished: None,
+        pid: None,
+        remove: request.remove,
+        keep: request.keep,
+        exit: None,
+    };
+    // Not durable: a run that never started is none after a reboot.
+    dir.write_passing_record(&record)?;
+    let supervised = Request {
+        store: store.root().to_owned(),
+        state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
+        record,
+        layers,
+        rootfs: request.rootfs,
+        working_dir: built.working_dir,
+        owner: (built.identity.uid, built.identity.gid),
+        volumes: built.image_volumes.into_iter().map(|volume| (volume.destination, volume.host)).collect(),
+        own_network: options.network == Network::None,
+        stop_signal: built.stop_signal.number(),
+        memory_limit: options.memory.map(spec::MemoryLimit::size),
+        artifact_store: store.artifacts(),
+        artifacts,
+        artifact_owner: request.artifact_owner,
+    };
+    Ok((supervised, request.stdin, built.warnings))
+}
+
+/// The spec of a run that will not take place, for those who want to see it.
+pub(super) fn spec(
+    store: &Store,
+    image: &ReadyImage,
+    options: &Options,
+    name: &str,
+) -> Result<spec::Built, EngineError> {
+    let paths = Paths {
+        rootfs: PathBuf::from("rootfs"),
+        cgroup: Cgroup::spec_path(name),
+        resolv_conf: None,
+        hosts: None,
+        hostname: None,
+        volumes: PathBuf::from("volumes"),
+    };
+    build(image, options, &layer_dirs(store, &image.layers)?, &paths, Dialect::Standard)
+}
+
+/// Writes root file system and spec to a new directory.
+pub(super) fn bundle(
+    store: &Store,
+    image: &ReadyImage,
+    options: &Options,
+    dir: &Path,
+) -> Result<Vec<String>, EngineError> {
+    let name = dir.file_name().map_or_else(|| "bundle".to_owned(), |name| name.to_string_lossy().into_owned());
+    let built = spec(store, image, options, &name)?;
+    let write = |source| EngineError::Write { path: dir.to_owned(), source };
+    fs::DirBuilder::new().mode(0o700).create(dir).map_err(write)?;
+    let fill = || {
+        let root = dir.join("rootfs");
+        rootfs::copy_flat(&layer_dirs(store, &image.layers)?, &root)?;
+        rootfs::preflight(&root)?;
+        let volumes: Vec<_> = built.image_volumes.iter().map(|volume| (volume.destination.clone(), None)).collect();
+        rootfs::prepare(&root, &built.working_dir, (built.identity.uid, built.identity.gid), &volumes)?;
+        write_spec(&dir.join("config.json"), &built)
+    };
+    match fill() {
+        Ok(()) => Ok(built.warnings),
+        Err(error) => {
+            drop(fs::remove_dir_all(dir));
+            Err(error)
+        }
+    }
+}
+
+fn build(
+    image: &ReadyImage,
+    options: &Options,
+    layers: &[PathBuf],
+    paths: &Paths,
+    dialect: Dialect,
+) -> Result<spec::Built, EngineError> {
+    let view = View::open(layers)?;
+    let read = |path| -> Result<Option<String>, EngineError> {
+        let bytes = view.read_file(path, MAX_IDENTITY_FILE_BYTES as u64)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
+    let host = host_facts(&Cgroup::of("")?, dialect)?;
+    Ok(spec::build(&image.image.config, options, &host, &files, paths)?)
+}
+
+fn layer_dirs(store: &Store, keys: &[Digest]) -> Result<Vec<PathBuf>, EngineError> {
+    keys.iter()
+        .map(|key| {
+            let path = store.layer_dir(key).join("fs");
+            if path.is_dir() {
+                return Ok(path);
+            }
+            let source = io::ErrorKind::NotFound.into();
+            Err(crate::store::StoreError::Read { path, source }.into())
+        })
+        .collect()
+}
+
+/// Directories of this machine that `-v` names are made when they are missing, as docker does.
+fn make_sources(mounts: &[MountSetting]) -> Result<(), EngineError> {
+    for mount in mounts {
+        let MountSetting::Bind(bind) = mount else { continue };
+        match (bind.source().exists(), bind.creates_source()) {
+            (true, _) => {}
+            (false, true) => fs::create_dir_all(bind.source())
+                .map_err(|source| EngineError::Write { path: bind.source().to_owned(), source })?,
+            (false, false) => return Err(EngineError::NoMountSource { path: bind.source().to_owned() }),
+        }
+    }
+    Ok(())
+}
+
+/// The files that are bound over those of the image.
+fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineError> {
+    let write = |path: &Path, source| EngineError::Write { path: path.to_owned(), source };
+    fs::DirBuilder::new().mode(0o755).create(etc).map_err(|source| write(etc, source))?;
+    let hosts = match network {
+        Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        Network::None => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+    };
+    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
+        let path = etc.join(name);
+        // Readable for the container's user whatever our umask is.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs::write(&path, text)
+            .and_then(|()| fs::set_permissions(&path, mode))
+            .map_err(|source| write(&path, source))?;
+    }
+    Ok(())
+}
+
+fn write_spec(path: &Path, built: &spec::Built) -> Result<(), EngineError> {
+    let json = serde_json::to_vec(&built.spec).unwrap_or_default();
+    fs::write(path, json).map_err(|source| EngineError::Write { path: path.to_owned(), source })
+}

@@ -1,0 +1,124 @@
+//! The Linux part: namespaces, cgroup, filter, masked and read-only paths, sysctls.
+
+use std::collections::{HashMap, HashSet};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{Capability, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType};
+
+use super::error::SpecError;
+use super::{CgroupVersion, HostFacts, Network, Options, Paths, resources, seccomp};
+
+/// Docker's list: what tells about, or reaches, the machine itself.
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+/// Docker's list: what changes the machine itself.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Docker's for a network of its own: nobody else is there to protect from a low port or a ping.
+const NETWORK_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+pub(super) fn linux(
+    options: &Options,
+    host: &HostFacts,
+    paths: &Paths,
+    capabilities: &HashSet<Capability>,
+) -> Result<Linux, SpecError> {
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(options.network)?)
+        .resources(resources::resources(options, host)?)
+        .cgroups_path(paths.cgroup.as_str())
+        .seccomp(seccomp::filter(host, capabilities)?)
+        .masked_paths(masked_paths(host))
+        .readonly_paths(read_only_paths(host))
+        // Docker's binds are `rprivate`; libcontainer ignores that option of a mount, but takes this one for all.
+        .rootfs_propagation("private")
+        .build()?;
+    if options.network == Network::None {
+        let sysctls = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        linux.set_sysctl(Some(HashMap::from(sysctls)));
+    }
+    Ok(linux)
+}
+
+fn namespaces(network: Network) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let always = [
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Uts,
+        LinuxNamespaceType::Cgroup,
+    ];
+    let own_network = (network == Network::None).then_some(LinuxNamespaceType::Network);
+    always.into_iter().chain(own_network).map(|kind| LinuxNamespaceBuilder::default().typ(kind).build()).collect()
+}
+
+/// The throttle counters leak what the machine computes (GHSA-6fw5-f8r9-fgfm).
+fn masked_paths(host: &HostFacts) -> Vec<String> {
+    let counters =
+        (0..host.thermal_throttle_cpus).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+    MASKED.iter().map(|&path| path.to_owned()).chain(counters).collect()
+}
+
+/// libcontainer mounts the hierarchies of cgroup v1 writable whatever the options of `/sys/fs/cgroup`: root in the
+/// container could raise its own limits. So each is bound read-only over itself, the directory that holds them first.
+fn read_only_paths(host: &HostFacts) -> Vec<String> {
+    let mut paths: Vec<String> = READ_ONLY.iter().map(|&path| path.to_owned()).collect();
+    if let CgroupVersion::V1 { hierarchies } = &host.cgroup {
+        paths.push(CGROUP_ROOT.to_owned());
+        paths.extend(hierarchies.iter().map(|name| format!("{CGROUP_ROOT}/{name}")));
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+
+    fn build(options: &Options, host: &HostFacts) -> Linux {
+        linux(options, host, &fixture::paths(), &HashSet::new()).unwrap()
+    }
+
+    fn has_network_namespace(linux: &Linux) -> bool {
+        linux.namespaces().as_ref().unwrap().iter().any(|ns| ns.typ() == LinuxNamespaceType::Network)
+    }
+
+    #[test]
+    fn a_network_of_its_own_only_when_asked_for() {
+        let host = build(&Options::default(), &fixture::host());
+        assert!(!has_network_namespace(&host) && host.sysctl().is_none());
+        let none = build(&Options { network: Network::None, ..Options::default() }, &fixture::host());
+        assert!(has_network_namespace(&none));
+        assert_eq!(none.sysctl().as_ref().unwrap()["net.ipv4.ip_unprivileged_port_start"], "0");
+    }
+
+    #[test]
+    fn hierarchies_of_cgroup_v1_are_read_only() {
+        let hierarchies = vec!["cpu,cpuacct".to_owned(), "memory".to_owned()];
+        let host = HostFacts { cgroup: CgroupVersion::V1 { hierarchies }, ..fixture::host() };
+        let paths = build(&Options::default(), &host).readonly_paths().clone().unwrap();
+        assert_eq!(paths[5..], ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"]);
+        assert_eq!(build(&Options::default(), &fixture::host()).readonly_paths().as_ref().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn throttle_counters_are_masked_where_they_are() {
+        let host = HostFacts { thermal_throttle_cpus: 2, ..fixture::host() };
+        let paths = build(&Options::default(), &host).masked_paths().clone().unwrap();
+        assert_eq!(paths[MASKED.len()..].len(), 2);
+        assert_eq!(paths.last().unwrap(), "/sys/devices/system/cpu/cpu1/thermal_throttle");
+    }
+}

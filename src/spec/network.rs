@@ -1,0 +1,98 @@
+//! Network modes and host names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::error::SpecError;
+
+const MAX_HOSTNAME_BYTES: usize = 63;
+
+/// Which network the workload sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The machine's own.
+    #[default]
+    Host,
+    /// A fresh namespace with nothing but `lo`.
+    None,
+}
+
+impl FromStr for Network {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self::Host),
+            "none" => Ok(Self::None),
+            other => Err(SpecError::Network(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::None => "none",
+        })
+    }
+}
+
+/// A host name: 1 to 63 bytes (the kernel holds 64), labels of letters, digits and inner `-`, separated by dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hostname(String);
+
+impl Hostname {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Hostname {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let label = |label: &str| {
+            label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if text.len() <= MAX_HOSTNAME_BYTES && text.split('.').all(label) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(SpecError::Hostname(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes() {
+        assert_eq!("host".parse::<Network>().unwrap(), Network::Host);
+        assert_eq!("none".parse::<Network>().unwrap(), Network::None);
+        let message = "bridge".parse::<Network>().unwrap_err().to_string();
+        assert_eq!(message, "network `bridge` is not supported yet, expected `host` or `none`");
+    }
+
+    #[test]
+    fn host_names() {
+        let longest = "a".repeat(MAX_HOSTNAME_BYTES);
+        for good in ["a", "node-1", "a.b.c", "1", &longest] {
+            assert_eq!(good.parse::<Hostname>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "a-", "a..b", ".a", "a_b", "a b", "a\0", "ü", &format!("{longest}a")] {
+            assert!(bad.parse::<Hostname>().is_err(), "`{bad}` was accepted");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! CPU, memory and device rules. One description for both cgroup versions: the runtime converts it
+//! (`cpu.cfs_quota_us`/`cpu.cfs_period_us` or `cpu.max`; `memory.limit_in_bytes` and `memory.memsw.limit_in_bytes`, or
+//! `memory.max` and `memory.swap.max`, where swap is the difference of the two).
+
+use std::fmt;
+use std::str::FromStr;
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    LinuxCpu, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory,
+    LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
+};
+
+use super::error::SpecError;
+use super::{HostFacts, Options};
+use crate::image::ByteSize;
+
+/// The kernel's default; long enough that a small share of a CPU is still a usable slice.
+const CPU_PERIOD_US: u64 = 100_000;
+/// What one CPU is in [`Cpus`].
+const NANO: u64 = 1_000_000_000;
+/// The kernel takes no quota below 1000 µs (`min_cfs_quota_period`): 0.01 of the period above.
+const LEAST_CPUS_NANO: u64 = NANO / 100;
+
+/// A number of CPUs above zero, exact to nine decimals; not yet compared with what the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cpus {
+    nano: u64,
+}
+
+impl Cpus {
+    /// CPU time in microseconds for each 100 ms.
+    const fn quota_us(self) -> u64 {
+        self.nano / (NANO / CPU_PERIOD_US)
+    }
+}
+
+impl FromStr for Cpus {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || SpecError::CpusMalformed(text.to_owned());
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || fraction.len() > 9 || whole.len() + fraction.len() == 0 {
+            return Err(bad());
+        }
+        let parse = |part: &str| part.parse::<u64>().map_err(|_| bad());
+        let whole = parse(&format!("0{whole}"))?;
+        let fraction = parse(&format!("{fraction:0<9}"))?;
+        let nano = whole.checked_mul(NANO).and_then(|nano| nano.checked_add(fraction)).ok_or_else(bad)?;
+        if nano < LEAST_CPUS_NANO {
+            return Err(SpecError::CpusTooSmall(text.to_owned()));
+        }
+        Ok(Self { nano })
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:09}", self.nano / NANO, self.nano % NANO);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// A memory limit of at least 6 MiB, docker's floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemoryLimit(ByteSize);
+
+impl MemoryLimit {
+    /// The least that a container starts with.
+    pub const LEAST: ByteSize = ByteSize(6 << 20);
+
+    /// Checks a size from whatever dialect it was read in.
+    pub fn new(size: ByteSize) -> Result<Self, SpecError> {
+        if size < Self::LEAST {
+            return Err(SpecError::MemoryTooSmall(size));
+        }
+        // Twice the limit must fit as well: it is the limit of memory and swap together.
+        match i64::try_from(size.0) {
+            Ok(bytes) if bytes <= i64::MAX / 2 => Ok(Self(size)),
+            _ => Err(SpecError::MemoryTooLarge(size)),
+        }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub const fn size(self) -> ByteSize {
+        self.0
+    }
+}
+
+impl FromStr for MemoryLimit {
+    type Err = SpecError;
+
+    /// Reads docker's dialect.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(ByteSize::from_docker(text)?)
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+pub(super) fn resources(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
+    let mut resources = LinuxResourcesBuilder::default().devices(device_rules()?).build()?;
+    resources.set_cpu(options.cpus.map(|cpus| cpu(cpus, host.cpu_count)).transpose()?);
+    resources.set_memory(options.memory.map(|limit| memory(limit, host.swap_accounting)).transpose()?);
+    Ok(resources)
+}
+
+fn cpu(cpus: Cpus, available: u32) -> Result<LinuxCpu, SpecError> {
+    if cpus.nano > u64::from(available) * NANO {
+        return Err(SpecError::CpusRange { asked: cpus.to_string(), available });
+    }
+    let quota = i64::try_from(cpus.quota_us()).unwrap_or(i64::MAX);
+    Ok(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?)
+}
+
+/// Docker's default: as much swap again as memory. Without swap accounting the kernel has no file to write that to.
+fn memory(limit: MemoryLimit, swap_accounting: bool) -> Result<LinuxMemory, OciSpecError> {
+    let bytes = i64::try_from(limit.0.0).unwrap_or(i64::MAX);
+    let builder = LinuxMemoryBuilder::default().limit(bytes);
+    if swap_accounting { builder.swap(bytes.saturating_mul(2)).build() } else { builder.build() }
+}
+
+/// Nothing but the devices that the runtime makes: null, zero, full, random, urandom, tty, console, ptmx and pts.
+/// Any node may be made (`m`), as in docker: without `r` and `w` it cannot be opened.
+fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
+    const OPEN: [(i64, Option<i64>); 9] = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(1)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    let rule = |allow: bool, access: &str| LinuxDeviceCgroupBuilder::default().allow(allow).access(access);
+    let mut rules = vec![
+        rule(false, "rwm").build()?,
+        rule(true, "m").typ(LinuxDeviceType::C).build()?,
+        rule(true, "m").typ(LinuxDeviceType::B).build()?,
+    ];
+    for (major, minor) in OPEN {
+        let mut allowed = rule(true, "rwm").typ(LinuxDeviceType::C).major(major).build()?;
+        allowed.set_minor(minor);
+        rules.push(allowed);
+    }
+    Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_are_exact() {
+        for (text, quota_us, shown) in [
+            ("0.5", 50_000, "0.5"),
+            (".5", 50_000, "0.5"),
+            ("2", 200_000, "2"),
+            ("2.", 200_000, "2"),
+            ("0.01", 1000, "0.01"),
+            ("1.33", 133_000, "1.33"),
+            ("0.333333333", 33_333, "0.333333333"),
+            ("100", 10_000_000, "100"),
+        ] {
+            let cpus: Cpus = text.parse().unwrap();
+            assert_eq!((cpus.quota_us(), cpus.to_string().as_str()), (quota_us, shown), "{text}");
+        }
+        for bad in ["", ".", "-1", "+1", "1e3", "1/2", "a", "1,5", "0.1234567890", "99999999999999999999", " 1"] {
+            let message = bad.parse::<Cpus>().unwrap_err().to_string();
+            assert!(message.contains("malformed"), "{bad}: {message}");
+        }
+        for small in ["0", "0.0", "0.009", "0.000000001"] {
+            let message = small.parse::<Cpus>().unwrap_err().to_string();
+            assert!(message.contains("the least is 0.01"), "{small}: {message}");
+        }
+    }
+
+    #[test]
+    fn more_cpus_than_there_are() {
+        assert!(cpu("2".parse().unwrap(), 2).is_ok());
+        let message = cpu("2.01".parse().unwrap(), 2).unwrap_err().to_string();
+        assert_eq!(message, "number of CPUs `2.01` is out of range, expected 0.01 to 2.00, as this machine has 2");
+    }
+
+    #[test]
+    fn memory_has_a_floor_and_a_ceiling() {
+        assert_eq!("64m".parse::<MemoryLimit>().unwrap().size(), ByteSize(64 << 20));
+        assert_eq!("6m".parse::<MemoryLimit>().unwrap().to_string(), "6 MiB");
+        let message = "1".parse::<MemoryLimit>().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "memory limit is 1 B, the least is 6 MiB\nhint: a plain number counts bytes, `64m` is 64 MiB"
+        );
+        assert!("lots".parse::<MemoryLimit>().unwrap_err().to_string().contains("size `lots` is malformed"));
+        assert!(matches!(MemoryLimit::new(ByteSize(u64::MAX)), Err(SpecError::MemoryTooLarge(_))));
+        assert!(matches!(MemoryLimit::new(ByteSize(1 << 62)), Err(SpecError::MemoryTooLarge(_))));
+    }
+
+    #[test]
+    fn swap_is_as_much_again() {
+        let limit = "64m".parse().unwrap();
+        let with = memory(limit, true).unwrap();
+        assert_eq!((with.limit(), with.swap()), (Some(64 << 20), Some(128 << 20)));
+        assert_eq!(memory(limit, false).unwrap().swap(), None);
+    }
+
+    #[test]
+    fn devices_are_denied_first() {
+        let rules: Vec<String> = device_rules().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(rules[..3], ["a *:* rwm", "c *:* m", "b *:* m"]);
+        assert!(rules.contains(&"c 136:* rwm".to_owned()));
+        assert!(!rules.contains(&"c 10:229 rwm".to_owned()), "fuse is not for everyone");
+        assert_eq!(device_rules().unwrap().iter().filter(|rule| !rule.allow()).count(), 1);
+    }
+}

@@ -1,0 +1,34 @@
+//! Taking a run apart, by its supervisor at the end or by a later command in its place.
+
+use std::path::Path;
+
+use nix::mount::{MntFlags, umount2};
+
+use crate::container::{self, Cgroup};
+use crate::store::{RunDir, RunRecord};
+use crate::words::describe;
+
+/// Removes everything of the run that is not to stay: processes, cgroup, libcontainer's state, mounts, writable layer, and
+/// the whole directory when the record says so. Goes on after a failure; returns what could not be done, in words.
+pub(super) fn clean_up(run: &RunDir, record: &RunRecord, state_root: &Path) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut note = |what: &str, result: Result<(), String>| {
+        if let Err(why) = result {
+            problems.push(format!("{what}: {why}"));
+        }
+    };
+    match Cgroup::of(&record.id) {
+        Ok(cgroup) => {
+            cgroup.kill_all();
+            note("clean-up is incomplete", cgroup.remove().map_err(|error| describe(&error)));
+        }
+        Err(error) => note("clean-up is incomplete", Err(describe(&error))),
+    }
+    let state = container::remove_state(state_root, &record.id).map_err(|error| error.to_string());
+    note("cannot remove the runtime state", state);
+    // Gone already, with the mount namespace, when this is not the supervisor itself.
+    let _ = umount2(&run.path().join("rootfs"), MntFlags::MNT_DETACH);
+    let removed = if record.remove { run.clone().remove() } else { run.tidy(record.keep) };
+    note("cannot remove the writable layer", removed.map_err(|error| describe(&error)));
+    problems
+}

@@ -1,0 +1,368 @@
+//! The life of a supervisor: take the request, make the root file system and the container, relay, report, clean up.
+//!
+//! Order at the end: the exit is in the record, durably, before anything is taken apart; the artifacts are saved before
+//! the writable layer goes; `exited` is told last, so that whoever waits for it finds nothing left.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{dup2_stdin, pipe2, setsid};
+
+use super::clean::clean_up;
+use super::log::LogWriter;
+use super::protocol::{Event, Request, receive_request, send_line};
+use super::relay::{Outcome, Relay};
+use crate::artifact::{self, ArtifactStore, SaveRequest};
+use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
+use crate::image::ByteSize;
+use crate::rootfs::{self, Rootfs};
+use crate::store::{Exit, ExitReason, RunDir, RunState};
+use crate::sys;
+use crate::words::describe;
+
+/// Passed on to the workload.
+const FORWARDED: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Exit status of the supervisor itself when it could not even take its request.
+const NO_REQUEST: u8 = 125;
+
+pub(super) fn main() -> ExitCode {
+    match Life::begin() {
+        Ok(mut life) => {
+            life.live();
+            ExitCode::SUCCESS
+        }
+        // Whoever started us sees the socket close without an `exited`.
+        Err(_) => ExitCode::from(NO_REQUEST),
+    }
+}
+
+struct Life {
+    request: Request,
+    run: RunDir,
+    control: UnixStream,
+    signals: SignalFd,
+    /// The run's lock: held until this process ends, however it ends.
+    _lock: OwnedFd,
+    stdin: Option<OwnedFd>,
+}
+
+impl Life {
+    /// Takes the request from standard input, which is the socket, and puts /dev/null there.
+    fn begin() -> io::Result<Self> {
+        // A terminal's signals go to whoever started us; they come as orders.
+        setsid()?;
+        let signals: SigSet = FORWARDED.into_iter().collect();
+        signals.thread_block()?;
+        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        dup2_stdin(File::open("/dev/null")?)?;
+        let (request, descriptors) = receive_request(&control)?;
+        let mut descriptors = descriptors.into_iter();
+        let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
+        let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
+        Ok(Self { request, run, control, signals, _lock: lock, stdin: descriptors.next() })
+    }
+
+    fn live(&mut self) {
+        let exit = match self.run_container() {
+            Ok(exit) => exit,
+            Err(failure) => Exit {
+                code: failure.code,
+                signal: None,
+                reason: ExitReason::StartFailed,
+                oom_kills: 0,
+                memory_peak: None,
+                memory_limit: self.request.memory_limit,
+                message: Some(failure.message),
+            },
+        };
+        self.record_exit(&exit);
+        self.save_artifacts(&exit);
+        let warnings = clean_up(&self.run, &self.request.record, &self.request.state);
+        for warning in warnings {
+            self.warn(warning);
+        }
+        self.tell(&Event::Exited { exit });
+    }
+
+    fn run_container(&mut self) -> Result<Exit, StartFailure> {
+        self.isolate().map_err(system("set up the supervisor"))?;
+        let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
+        let rootfs = self.make_rootfs()?;
+        self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
+        self.request.record.rootfs = rootfs.method.to_string();
+        let log = LogWriter::open(&self.run.log()).map_err(system("write the log"))?;
+        let (stdout, container_out) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
+        let (stderr, container_err) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
+        let stdin = match self.stdin.take() {
+            Some(stdin) => stdin,
+            None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
+        };
+        let container = {
+            let _guard = cgroup.guard_parent();
+            let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
+            Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
+                .map_err(ContainerError::into_failure)?
+        };
+        self.relay(container, &cgroup, (stdout, stderr), log)
+    }
+
+    /// Starts what was created and stays with it until it has ended.
+    fn relay(
+        &mut self,
+        container: Container<Created>,
+        cgroup: &Cgroup,
+        output: (OwnedFd, OwnedFd),
+        log: LogWriter,
+    ) -> Result<Exit, StartFailure> {
+        let pid = container.pid();
+        if self.request.own_network {
+            sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
+        }
+        let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
+        let container = container.start().map_err(ContainerError::into_failure)?;
+        self.record_start(pid.as_raw());
+        let relay =
+            Relay::new(&self.control, &self.signals, (pid, init_ended.as_fd()), output, log, self.request.stop_signal)
+                .map_err(system("relay the container's output"))?;
+        let outcome = relay.run();
+        let status = container.wait().map_err(ContainerError::into_failure)?;
+        if let Some(error) = &outcome.log_error {
+            self.warn(format!("the log is incomplete: cannot write `{}`: {error}", self.run.log().display()));
+        }
+        Ok(exit_of(status, cgroup.usage(), &outcome, self.request.memory_limit))
+    }
+
+    /// Leaves what the container must not inherit: keyring, umask, the mount table of the machine.
+    fn isolate(&self) -> io::Result<()> {
+        if let Err(error) = sys::join_new_keyring() {
+            self.warn(format!("the container shares the session keyring of its user: {error}"));
+        }
+        umask(Mode::from_bits_truncate(0o022));
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        // Slave: what is mounted on the machine later is seen, what is mounted here is not.
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+        Ok(())
+    }
+
+    fn make_rootfs(&self) -> Result<Rootfs, StartFailure> {
+        let failure = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
+        let request = &self.request;
+        let rootfs =
+            rootfs::make(&request.layers, self.run.path(), request.rootfs, request.record.keep).map_err(failure)?;
+        rootfs::preflight(&rootfs.path).map_err(failure)?;
+        rootfs::prepare(&rootfs.path, &request.working_dir, request.owner, &request.volumes).map_err(failure)?;
+        Ok(rootfs)
+    }
+
+    fn record_start(&mut self, pid: i32) {
+        let record = &mut self.request.record;
+        record.state = RunState::Running;
+        record.started = Some(now());
+        record.pid = Some(pid);
+        // A reboot ends the run, so this state need not survive one.
+        let written = self.run.write_passing_record(&self.request.record);
+        self.warn_if(written.map_err(|error| describe(&error)));
+        self.tell(&Event::Started { pid });
+    }
+
+    fn record_exit(&mut self, exit: &Exit) {
+        let record = &mut self.request.record;
+        record.state = if self.request.artifacts.is_empty() { final_state(exit) } else { RunState::Saving };
+        record.finished = Some(now());
+        record.pid = None;
+        record.exit = Some(exit.clone());
+        // A record that is about to be removed need not survive a power cut; the sweep would remove it as well.
+        let lasting = !self.request.record.remove || !self.request.artifacts.is_empty();
+        let written = if lasting {
+            self.run.write_record(&self.request.record)
+        } else {
+            self.run.write_passing_record(&self.request.record)
+        };
+        self.warn_if(written.map_err(|error| describe(&error)));
+    }
+
+    fn save_artifacts(&mut self, exit: &Exit) {
+        if self.request.artifacts.is_empty() {
+            return;
+        }
+        let outcome = match exit.code {
+            0 => artifact::Outcome::Done,
+            _ if exit.reason == ExitReason::ClientLost => artifact::Outcome::Interrupted,
+            _ => artifact::Outcome::Failed,
+        };
+        let saved = ArtifactStore::new(self.request.artifact_store.clone()).save(&SaveRequest {
+            run: &self.request.record.name,
+            run_dir: self.run.path(),
+            prepared: &self.request.artifacts,
+            outcome,
+            owner: self.request.artifact_owner,
+            saved_at: Timestamp::now(),
+        });
+        match saved {
+            Ok(saved) => {
+                for warning in saved.warnings {
+                    self.warn(warning.to_string());
+                }
+                self.tell(&Event::Saved { files: saved.files, bytes: saved.bytes.0 });
+            }
+            Err(error) => {
+                // What could not be saved stays in the run's directory, so that nothing is lost.
+                self.request.record.remove = false;
+                self.warn(format!("artifacts were not saved: {}", describe(&error)));
+            }
+        }
+        self.request.record.state = final_state(exit);
+        let written = self.run.write_record(&self.request.record);
+        self.warn_if(written.map_err(|error| describe(&error)));
+    }
+
+    fn warn_if(&self, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.warn(text);
+        }
+    }
+
+    fn warn(&self, text: String) {
+        self.tell(&Event::Warning { text });
+    }
+
+    /// Whoever listened may be gone; the run does not depend on it.
+    fn tell(&self, event: &Event) {
+        drop(send_line(&self.control, event));
+    }
+}
+
+/// A system call that failed, as the reason why nothing was started.
+fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
+    move |error| StartFailure::ours(format!("cannot {what}: {error}"))
+}
+
+const fn final_state(exit: &Exit) -> RunState {
+    if exit.code == 0 { RunState::Done } else { RunState::Failed }
+}
+
+fn now() -> String {
+    format!("{:.9}", Timestamp::now())
+}
+
+/// The truth about the end: what init's status and the cgroup's counters say together.
+fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Option<ByteSize>) -> Exit {
+    let (code, signal) = match status {
+        WaitStatus::Exited(_, code) => (code, None),
+        WaitStatus::Signaled(_, signal, _) => (128 + signal as i32, Some(signal as i32)),
+        // `Container::wait` returns for an end only.
+        _ => (125, None),
+    };
+    // A shell that runs the victim ends with 137 of its own accord.
+    let out_of_memory = usage.oom_kills > 0 && code == 128 + libc_sigkill();
+    let reason = if out_of_memory {
+        ExitReason::OomKilled
+    } else if outcome.client_lost {
+        ExitReason::ClientLost
+    } else if signal.is_some() {
+        ExitReason::Signalled
+    } else {
+        ExitReason::Exited
+    };
+    let memory_peak = usage.memory_peak.map(ByteSize);
+    let memory = memory_in_words(memory_limit, memory_peak);
+    let message = match reason {
+        ExitReason::OomKilled => Some(format!("killed: out of memory{memory}")),
+        ExitReason::ClientLost => Some("stopped: the command that had started the run was killed".to_owned()),
+        ExitReason::Signalled => Some(format!(
+            "killed by {}",
+            signal.and_then(|n| Signal::try_from(n).ok()).map_or("a signal", Signal::as_str)
+        )),
+        _ if usage.oom_kills > 0 => {
+            Some(format!("processes of the container killed for want of memory: {}{memory}", usage.oom_kills))
+        }
+        _ => None,
+    };
+    Exit { code, signal, reason, oom_kills: usage.oom_kills, memory_peak, memory_limit, message }
+}
+
+const fn libc_sigkill() -> i32 {
+    Signal::SIGKILL as i32
+}
+
+fn memory_in_words(limit: Option<ByteSize>, peak: Option<ByteSize>) -> String {
+    let parts: Vec<String> = [limit.map(|limit| format!("limit {limit}")), peak.map(|peak| format!("peak {peak}"))]
+        .into_iter()
+        .flatten()
+        .collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    const LIMIT: Option<ByteSize> = Some(ByteSize(64 << 20));
+
+    fn end(status: WaitStatus, oom_kills: u64, client_lost: bool) -> Exit {
+        let usage = Usage { memory_peak: Some(64 << 20), oom_kills };
+        exit_of(status, usage, &Outcome { client_lost, log_error: None }, LIMIT)
+    }
+
+    #[test]
+    fn the_end_is_told_truthfully() {
+        let exited = |code| WaitStatus::Exited(Pid::from_raw(1), code);
+        let killed = |signal| WaitStatus::Signaled(Pid::from_raw(1), signal, false);
+        for (status, oom_kills, client_lost, code, reason, message) in [
+            (exited(0), 0, false, 0, ExitReason::Exited, None),
+            (exited(3), 0, false, 3, ExitReason::Exited, None),
+            (
+                killed(Signal::SIGKILL),
+                1,
+                false,
+                137,
+                ExitReason::OomKilled,
+                Some("killed: out of memory (limit 64 MiB, peak 64 MiB)"),
+            ),
+            (
+                exited(137),
+                1,
+                false,
+                137,
+                ExitReason::OomKilled,
+                Some("killed: out of memory (limit 64 MiB, peak 64 MiB)"),
+            ),
+            (
+                exited(1),
+                2,
+                false,
+                1,
+                ExitReason::Exited,
+                Some("processes of the container killed for want of memory: 2 (limit 64 MiB, peak 64 MiB)"),
+            ),
+            (killed(Signal::SIGKILL), 0, false, 137, ExitReason::Signalled, Some("killed by SIGKILL")),
+            (
+                killed(Signal::SIGTERM),
+                0,
+                true,
+                143,
+                ExitReason::ClientLost,
+                Some("stopped: the command that had started the run was killed"),
+            ),
+        ] {
+            let exit = end(status, oom_kills, client_lost);
+            assert_eq!((exit.code, exit.reason, exit.message.as_deref()), (code, reason, message), "{status:?}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The process that outlives the command line: it makes the container, waits for it, keeps its log, and takes it apart.
+//!
+//! libcontainer forks and must not be called in a process with threads, so the command line executes its own binary again
+//! ([`launch`]) under the name [`ARGV0`], and `main` hands such a process to [`entry`] before anything else starts. The two
+//! talk over a socket, the supervisor's standard input ([`protocol`]). What keeps a killed process from leaving anything:
+//!
+//! - supervisor killed: the kernel kills init (its death signal), drops the run's lock, and the mounts go with the
+//!   supervisor's private mount namespace; the cgroup and the record are mended by the next command ([`sweep`]);
+//! - command line killed: the socket closes, and the supervisor stops the run as `docker stop` would.
+
+mod clean;
+mod launch;
+mod life;
+mod log;
+pub mod protocol;
+mod relay;
+mod sweep;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+pub use launch::{LaunchError, Supervisor};
+pub use log::{LogEntry, LogReader, Stream};
+pub use sweep::{SweepError, sweep};
+
+/// The name under which our own binary is executed to be a supervisor.
+pub const ARGV0: &str = "dockless-supervisor";
+
+/// Becomes the supervisor if the process was started as one; for the first line of `main`, before any thread starts.
+///
+/// A program that embeds the library must call this as well, with its own first argument.
+#[must_use]
+pub fn entry(argv0: Option<&OsStr>) -> Option<ExitCode> {
+    (argv0 == Some(OsStr::new(ARGV0))).then(life::main)
+}

@@ -1,0 +1,155 @@
+//! What command line and supervisor say to each other, as JSON over a stream socket.
+//!
+//! First one [`Request`]: four bytes of length (big endian) that carry the descriptors, then the document. After that one
+//! [`Event`] a line from the supervisor, one [`Order`] a line to it. The supervisor's last event is `exited`; an end of file
+//! without it means that the supervisor was killed.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::Prepared;
+use crate::image::ByteSize;
+use crate::rootfs::Choice;
+use crate::store::{Exit, RunRecord};
+
+/// Largest request; what a thousand mounts need is far below.
+const MAX_REQUEST_BYTES: u32 = 16 << 20;
+/// Descriptors that a request may carry.
+const MAX_DESCRIPTORS: usize = 2;
+
+/// Everything a supervisor needs to know. `config.json` stands in the run's directory already.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Root of the store.
+    pub store: PathBuf,
+    /// Where libcontainer keeps the state of running containers.
+    pub state: PathBuf,
+    /// The run as it stands in its record.
+    pub record: RunRecord,
+    /// Layer directories, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// How the root file system is to be made.
+    pub rootfs: Choice,
+    /// Absolute directory in the container that is made when missing.
+    pub working_dir: PathBuf,
+    /// User and group of the workload, for directories that are made for it.
+    pub owner: (u32, u32),
+    /// Directories that the image declares as volumes: the place in the container, and a directory of this machine that is
+    /// to be filled with what the image has there, when the root file system itself cannot be written.
+    pub volumes: Vec<(PathBuf, Option<PathBuf>)>,
+    /// The container has a network namespace of its own, whose `lo` must be brought up.
+    pub own_network: bool,
+    /// Number of the signal that asks the workload to stop.
+    pub stop_signal: i32,
+    /// The memory limit, for the exit report.
+    pub memory_limit: Option<ByteSize>,
+    /// Where artifacts are saved.
+    pub artifact_store: PathBuf,
+    /// Directories to be saved when the run ends.
+    pub artifacts: Vec<Prepared>,
+    /// User and group that saved files of the container's root are given to.
+    pub artifact_owner: Option<(u32, u32)>,
+}
+
+/// What the supervisor tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// The root file system is there.
+    Rootfs {
+        /// `overlay` or `copy`.
+        method: String,
+        /// Why that one.
+        why: String,
+    },
+    /// Something is not as it should be, but the run goes on.
+    Warning {
+        /// In words.
+        text: String,
+    },
+    /// The workload has been executed.
+    Started {
+        /// Init on the host.
+        pid: i32,
+    },
+    /// An artifact was saved.
+    Saved {
+        /// Files in all artifacts.
+        files: u64,
+        /// Bytes in them.
+        bytes: u64,
+    },
+    /// The run is over and cleaned up.
+    Exited {
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// What the supervisor is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Order {
+    /// Send this signal to the workload.
+    Signal {
+        /// Its number.
+        number: i32,
+    },
+}
+
+/// Sends the request; `descriptors` are the run's lock and, when there is one, the container's standard input.
+pub fn send_request(socket: &UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let body = serde_json::to_vec(request)?;
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("too many descriptors for one request"));
+    }
+    let sent = sendmsg(socket, &[IoSlice::new(&length)], &mut ancillary, SendFlags::empty())?;
+    if sent != length.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    (&*socket).write_all(&body)
+}
+
+/// Receives the request and its descriptors, which are closed on exec.
+pub fn receive_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
+    let mut length = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut length)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes != length.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(list) = message {
+            descriptors.extend(list);
+        }
+    }
+    let length = u32::from_be_bytes(length);
+    if length > MAX_REQUEST_BYTES {
+        return Err(io::Error::other(format!("request of {length} bytes, expected {MAX_REQUEST_BYTES} at most")));
+    }
+    let mut body = Vec::new();
+    Read::take(socket, u64::from(length)).read_to_end(&mut body)?;
+    Ok((serde_json::from_slice(&body)?, descriptors))
+}
+
+/// Writes one event or order as a line.
+pub fn send_line(socket: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    (&*socket).write_all(&line)
+}

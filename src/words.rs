@@ -1,0 +1,59 @@
+//! Text for people: an error with its causes, and foreign text made harmless. Imports nothing.
+
+use std::error::Error;
+use std::fmt::Write;
+
+/// An error with all its causes, outermost first, and its hint last.
+///
+/// Messages hold their hint in a second line; causes go before it. A cause that an outer message tells already is left out,
+/// for errors of others that repeat their source.
+#[must_use]
+pub fn describe(error: &dyn Error) -> String {
+    let mut causes = String::new();
+    let mut hints = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let (message, hint) = text.split_once("\nhint:").unwrap_or((&text, ""));
+        if !causes.contains(message) {
+            let separator = if causes.is_empty() { "" } else { ": " };
+            let _ = write!(causes, "{separator}{message}");
+        }
+        if !hint.is_empty() {
+            let _ = write!(hints, "\nhint:{hint}");
+        }
+        next = error.source();
+    }
+    causes + &hints
+}
+
+/// Foreign text with control characters spelled out, so that a name or a server's answer cannot drive a terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot do `{0}`{1}")]
+    struct Outer(&'static str, &'static str, #[source] std::io::Error);
+
+    #[test]
+    fn causes_come_before_hints() {
+        let error = Outer("this", "\nhint: try that", std::io::Error::other("disk on fire"));
+        assert_eq!(describe(&error), "cannot do `this`: disk on fire\nhint: try that");
+        let repeating = Outer("this: disk on fire", "", std::io::Error::other("disk on fire"));
+        assert_eq!(
+            describe(&repeating),
+            "cannot do `this: disk on fire`: disk on fire".replace(": disk on fire`: disk on fire", ": disk on fire`")
+        );
+    }
+
+    #[test]
+    fn terminals_are_not_driven() {
+        assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+    }
+}

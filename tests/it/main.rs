@@ -1,0 +1,3 @@
+//! Tests that need no privilege, in one binary.
+
+mod tidy;
