@@ -311,3 +311,18 @@ pub(super) fn warnings(prepared: &Prepared, tally: &Tally) -> Vec<Warning> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_looked_at_before_a_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::new(dir.path().to_owned());
+        let places = store.places(&"a".parse().unwrap(), dir.path());
+        store.check_space(&places, ByteSize(1)).unwrap();
+        let error = store.check_space(&places, ByteSize(1 << 60)).unwrap_err().to_string();
+        assert!(error.starts_with("no space for the artifacts: 1024 PiB needed in `"), "{error}");
+    }
+}

@@ -475,8 +475,9 @@ fn a_full_store_leaves_the_run_as_it_was() {
         return;
     }
     let small = |options: &'static std::ffi::CStr, content: Vec<u8>, files: usize| {
-        let work = move || {
-            let fixture = Fixture::new(Way::Rename);
+        // Made out here: in there its directory is a mount point and could not be removed.
+        let fixture = Fixture::new(Way::Rename);
+        let work = || {
             mount_small(&fixture.store_dir.path().join("artifacts"), options);
             let prepared = fixture.prepare(&[("out", false)]);
             for file in 0..files {
@@ -497,7 +498,7 @@ fn a_full_store_leaves_the_run_as_it_was() {
                 .unwrap();
             assert_eq!(fixture.save(&prepared).files, files as u64);
         };
-        std::thread::spawn(work).join().unwrap();
+        std::thread::scope(|scope| scope.spawn(work).join().unwrap());
     };
     // Found out before the copy.
     small(c"size=1m", vec![1; 2 << 20], 2);
@@ -513,10 +514,10 @@ fn two_mounts_of_one_file_system() {
     if !is_root() {
         return;
     }
+    let fixture = Fixture::new(Way::Rename);
+    let store = fixture.store_dir.path().join("artifacts");
+    fs::create_dir(&store).unwrap();
     let work = || {
-        let fixture = Fixture::new(Way::Rename);
-        let store = fixture.store_dir.path().join("artifacts");
-        fs::create_dir(&store).unwrap();
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
         mount_bind(&store, &store).unwrap();
@@ -529,7 +530,7 @@ fn two_mounts_of_one_file_system() {
         assert_eq!(listed(&fixture.store(), &fixture.run), ["out/a"]);
         assert!(!fixture.staging().exists());
     };
-    std::thread::spawn(work).join().unwrap();
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap());
 }
 
 #[test]
@@ -633,7 +634,11 @@ fn copies_overwrite_nothing() {
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     // What is not in the way is left alone, and directories are shared.
     fs::remove_file(dir.path().join("out/sub")).unwrap();
+    fs::create_dir(dir.path().join("out/sub")).unwrap();
+    fs::set_permissions(dir.path().join("out/sub"), fs::Permissions::from_mode(0o711)).unwrap();
     assert_eq!(store.copy_out(&fixture.run, None, dir.path()).unwrap().files, 2);
+    assert_eq!(fs::read_to_string(dir.path().join("out/sub/file")).unwrap(), "new");
+    assert_eq!(mode_of(&dir.path().join("out/sub")), 0o711);
     assert_eq!(fs::read_to_string(dir.path().join("out/mine")).unwrap(), "old");
 }
 
