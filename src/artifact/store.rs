@@ -65,7 +65,7 @@ impl ArtifactStore {
     /// Makes an empty directory for each declared artifact of a run: in `run_dir`, or in the store with `mount: true`.
     ///
     /// Nothing is made when nothing is declared. The run's name must be free in the store. What was made is taken back
-    /// when this fails; when the run fails before its start, [`remove`](Self::remove) does that.
+    /// when this fails; when the run fails before its start, [`discard`](Self::discard) does that.
     pub fn prepare(
         &self,
         run: &RunName,
@@ -87,13 +87,36 @@ impl ArtifactStore {
             }
             made => made.map_err(ArtifactError::io("make", &places.home))?,
         }
-        let prepared = fill(&places, run, declared);
-        if prepared.is_err() {
-            // The error is the one to tell; what cannot be taken back now is swept with the run.
+        // The first error is the one to tell; what cannot be taken back now is swept with the run.
+        make_private(&places.staging).inspect_err(|_| drop(self.remove(run)))?;
+        fill(&places, run, declared).inspect_err(|_| {
             drop(self.remove(run));
             drop(std::fs::remove_dir_all(&places.staging));
+        })
+    }
+
+    /// What [`prepare`](Self::prepare) gave for a run, read back from the store: for a run whose supervisor was killed
+    /// before it saved. Empty when the run declared nothing.
+    pub fn prepared(&self, run: &RunName, run_dir: &Path) -> Result<Vec<Prepared>, ArtifactError> {
+        let places = self.places(run, run_dir);
+        let artifacts = read_manifest(&places.home)?.map(|manifest| manifest.artifacts).unwrap_or_default();
+        let prepared = artifacts.into_iter().map(|artifact| {
+            let declared =
+                Declared { path: artifact.path, container_path: artifact.container_path, mount: artifact.mount };
+            Prepared { host_dir: places.while_running(&declared), declared }
+        });
+        Ok(prepared.collect())
+    }
+
+    /// Takes back what [`prepare`](Self::prepare) made in the store for a run that never started; whether it did.
+    ///
+    /// What was saved or written is not touched, so that this harms no earlier run of the same name.
+    pub fn discard(&self, run: &RunName) -> Result<bool, ArtifactError> {
+        let places = self.places(run, Path::new(""));
+        if !places.home.exists() || read_manifest(&places.saved)?.is_some() || !self.list(run)?.files.is_empty() {
+            return Ok(false);
         }
-        prepared
+        self.remove(run)
     }
 
     /// What is known of a run's artifacts: the final manifest, or the one that was written before the run started.
@@ -168,6 +191,12 @@ impl ArtifactStore {
 }
 
 impl RunPlaces {
+    /// Where an artifact is on the host while the run goes on.
+    fn while_running(&self, declared: &Declared) -> PathBuf {
+        let top = if declared.mount { &self.live } else { &self.staging };
+        top.join(declared.path.store_path())
+    }
+
     /// Where a saved artifact is in the store.
     pub(super) fn in_store(&self, path: &ArtifactPath, mount: bool) -> PathBuf {
         let top = if mount { &self.live } else { &self.saved };
@@ -176,11 +205,9 @@ impl RunPlaces {
 }
 
 fn fill(places: &RunPlaces, run: &RunName, declared: &[Declared]) -> Result<Vec<Prepared>, ArtifactError> {
-    make_private(&places.staging)?;
     let mut prepared = Vec::with_capacity(declared.len());
     for declared in declared {
-        let top = if declared.mount { &places.live } else { &places.staging };
-        let host_dir = top.join(declared.path.store_path());
+        let host_dir = places.while_running(declared);
         host_dir.parent().map_or(Ok(()), make_parents)?;
         make_private(&host_dir)?;
         std::fs::set_permissions(&host_dir, Permissions::from_mode(OPEN_MODE))

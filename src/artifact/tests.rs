@@ -543,11 +543,20 @@ fn prepare_makes_all_or_nothing() {
     let overlapping = store.prepare(&fixture.run, fixture.run_dir.path(), &nested);
     assert!(matches!(overlapping, Err(ArtifactError::Overlap { .. })));
 
-    fs::write(fixture.staging(), "in the way").unwrap();
+    // Artifacts of an earlier run that were not saved.
+    fs::create_dir_all(fixture.staging().join("files/out")).unwrap();
     let failed = store.prepare(&fixture.run, fixture.run_dir.path(), &[declare("a", true)]).unwrap_err();
     assert!(failed.to_string().starts_with("cannot make `"), "{failed}");
     assert_eq!(store.runs().unwrap(), []);
-    fs::remove_file(fixture.staging()).unwrap();
+    assert!(fixture.staging().join("files/out").exists());
+    fs::remove_dir_all(fixture.staging()).unwrap();
+    // A directory that cannot be made: what was made before it goes.
+    let long = vec!["x".repeat(250); 4].join("/");
+    let too_long = [declare("a", true), declare("b", false), declare(&long, false)];
+    let deep = fixture.run_dir.path().join(vec!["y".repeat(250); 13].join("/"));
+    fs::create_dir_all(&deep).unwrap();
+    assert!(store.prepare(&fixture.run, &deep, &too_long).is_err());
+    assert_eq!((store.runs().unwrap(), deep.join("artifacts").exists()), (Vec::new(), false));
 
     fixture.prepare(&[("a", true), ("b", false)]);
     let again = store.prepare(&fixture.run, fixture.run_dir.path(), &[declare("a", true)]);
@@ -561,6 +570,38 @@ fn prepare_makes_all_or_nothing() {
         saved_at: jiff::Timestamp::UNIX_EPOCH,
     });
     assert_eq!(saved.unwrap().files, 0);
+}
+
+#[test]
+fn what_was_prepared_can_be_read_back() {
+    for way in BOTH {
+        let fixture = Fixture::new(way);
+        let store = fixture.store();
+        assert_eq!(store.prepared(&fixture.run, fixture.run_dir.path()).unwrap(), []);
+        let prepared = fixture.prepare(&[("out", false), ("logs", true), ("/models/x", false)]);
+        fs::write(prepared[0].host_dir.join("a"), "x").unwrap();
+        assert_eq!(store.prepared(&fixture.run, fixture.run_dir.path()).unwrap(), prepared);
+        assert_eq!(fixture.save(&prepared).files, 1);
+    }
+}
+
+#[test]
+fn only_what_was_never_used_is_discarded() {
+    let fixture = Fixture::new(Way::Rename);
+    let store = fixture.store();
+    assert!(!store.discard(&fixture.run).unwrap());
+    let prepared = fixture.prepare(&[("out", false), ("logs", true)]);
+    assert!(store.discard(&fixture.run).unwrap());
+    assert_eq!(store.runs().unwrap(), []);
+    fs::remove_dir_all(fixture.staging()).unwrap();
+
+    assert_eq!(fixture.prepare(&[("out", false), ("logs", true)]), prepared);
+    fs::write(prepared[1].host_dir.join("written"), "x").unwrap();
+    assert!(!store.discard(&fixture.run).unwrap());
+    fs::remove_file(prepared[1].host_dir.join("written")).unwrap();
+    fixture.save(&prepared);
+    assert!(!store.discard(&fixture.run).unwrap());
+    assert_eq!(store.manifest(&fixture.run).unwrap().outcome, Some(Outcome::Failed));
 }
 
 #[test]
