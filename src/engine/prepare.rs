@@ -34,7 +34,8 @@ pub(super) fn run(
         Ok((request, stdin, warnings)) => Ok(Prepared { request, lock, stdin, warnings }),
         Err(error) => {
             if let Ok(name) = dir.name() {
-                drop(artifact_store(store).remove(&name));
+                // Only what this run has made: an earlier one of that name may have left artifacts.
+                drop(artifact_store(store).discard(&name));
             }
             drop(dir.remove());
             Err(error)

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::clean::clean_up;
-use crate::container::{HostError, boot_id};
-use crate::store::{Exit, ExitReason, RunDir, RunState, Store, StoreError, sweep_tmp};
+use crate::artifact::{ArtifactError, ArtifactStore, Outcome, SaveRequest};
+use crate::container::{Cgroup, HostError, boot_id};
+use crate::store::{Exit, ExitReason, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
+use crate::words::describe;
 
 /// What a sweep could not do. The command that swept goes on.
 #[derive(Debug, thiserror::Error)]
@@ -26,18 +30,29 @@ pub fn sweep(store: &Store, state_root: &Path) -> Result<Vec<String>, SweepError
     for run in store.unfinished_runs()? {
         // Whoever holds the lock is the supervisor, or another command that sweeps this very run.
         let Some(_lock) = run.try_lock()? else { continue };
-        told.extend(end(&run, state_root)?);
+        told.extend(end(store, &run, state_root)?);
     }
     sweep_tmp(store)?;
     Ok(told)
 }
 
-fn end(run: &RunDir, state_root: &Path) -> Result<Vec<String>, SweepError> {
+fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, SweepError> {
     let Ok(mut record) = run.record() else {
         // Killed before its first record: there is nothing in it that anybody could miss.
         run.clone().remove()?;
         return Ok(Vec::new());
     };
+    let mut told = Vec::new();
+    if run.has_unsaved_artifacts() {
+        // Nobody may write to them any more.
+        if let Ok(cgroup) = Cgroup::of(&record.id) {
+            cgroup.kill_all();
+        }
+        if let Err(error) = save_artifacts(&ArtifactStore::new(store.artifacts()), run, &record) {
+            let place = run.artifacts();
+            told.push(format!("artifacts of run `{}` stay in `{}`: {}", record.name, place.display(), describe(&error)));
+        }
+    }
     if !record.state.is_final() {
         let boot = boot_id().map_err(SweepError::Boot)?;
         let exit = record.exit.clone().unwrap_or_else(|| lost(record.boot_id != boot));
@@ -48,15 +63,22 @@ fn end(run: &RunDir, state_root: &Path) -> Result<Vec<String>, SweepError> {
         record.remove &= !run.has_unsaved_artifacts();
         run.write_record(&record)?;
     }
-    let mut told: Vec<String> = clean_up(run, &record, state_root);
-    if run.has_unsaved_artifacts() {
-        told.push(format!(
-            "run `{}` ended before its artifacts were saved; they are in `{}`",
-            record.name,
-            run.artifacts().display()
-        ));
-    }
+    told.extend(clean_up(run, &record, state_root));
     Ok(told)
+}
+
+/// What the supervisor did not come to. The owner is not known any more; what root wrote stays root's.
+fn save_artifacts(store: &ArtifactStore, run: &RunDir, record: &RunRecord) -> Result<(), ArtifactError> {
+    let prepared = store.prepared(&record.name, run.path())?;
+    store.save(&SaveRequest {
+        run: &record.name,
+        run_dir: run.path(),
+        prepared: &prepared,
+        outcome: Outcome::Interrupted,
+        owner: None,
+        saved_at: Timestamp::now(),
+    })?;
+    Ok(())
 }
 
 fn lost(rebooted: bool) -> Exit {
