@@ -2,7 +2,8 @@
 # What the scripts share; sourced by them, never run.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+# Before Debian's own cargo, which is too old.
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 say() { printf '%s\n' "$*" >&2; }
 step() { printf '\n== %s\n' "$*" >&2; }
