@@ -49,7 +49,7 @@ impl Heard {
 
 fn quick() -> Settings {
     Settings {
-        timeouts: Timeouts { connect: Duration::from_secs(5), idle: Duration::from_millis(400) },
+        timeouts: Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(10) },
         retry: RetryPolicy {
             base_delay: Duration::from_millis(2),
             max_server_delay: Duration::from_secs(2),
@@ -157,4 +157,22 @@ fn pattern_layer(digest: &Digest, size: u64) -> Descriptor {
 fn ranges(registry: &TestRegistry, layer: &Digest) -> Vec<String> {
     let requests = registry.requests_for(&layer.to_string());
     requests.iter().map(|seen| seen.header("range").unwrap_or("all").to_owned()).collect()
+}
+
+/// Runs an ignored test of this binary in a process of its own, for what a process has only one of.
+#[expect(clippy::disallowed_methods, reason = "the test binary starts itself anew")]
+fn in_own_process(test: &str, variables: &[(&str, &str)]) {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+/// What [`in_own_process`] handed over.
+#[expect(clippy::disallowed_methods, reason = "a test in its own process is told what to do by its environment")]
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap()
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -145,7 +144,7 @@ impl TestRegistry {
         Self::start_at("127.0.0.1", false)
     }
 
-    /// https with a certificate of its own making ([`Self::write_certificate`]).
+    /// https with a certificate of its own making ([`Self::certificate`]).
     pub(crate) fn start_tls() -> Self {
         Self::start_at("127.0.0.1", true)
     }
@@ -187,9 +186,9 @@ impl TestRegistry {
         format!("{}/{name}", self.address).parse().expect("a good reference")
     }
 
-    /// Writes the certificate of a TLS registry as PEM.
-    pub(crate) fn write_certificate(&self, path: &Path) {
-        std::fs::write(path, self.certificate_pem.as_ref().expect("a TLS registry")).expect("a file for it");
+    /// The certificate of a TLS registry as PEM.
+    pub(crate) fn certificate(&self) -> &str {
+        self.certificate_pem.as_ref().expect("a TLS registry")
     }
 
     /// Puts an image under `name` (`repository:tag`); returns its reference.

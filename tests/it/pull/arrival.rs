@@ -1,7 +1,8 @@
 //! What is right comes through.
 
-use dockless::image::{Digest, Silent};
+use dockless::image::{Digest, Platform, Reference, Silent};
 use dockless::registry::RegistryError;
+use dockless::store::Store;
 use serde_json::json;
 
 use super::{Puller, image_of, pattern_layer, small};
@@ -124,4 +125,20 @@ async fn a_digest_in_the_reference_is_what_counts() {
     let (error, said) = puller.refused(&registry.reference(&name)).await;
     assert!(matches!(error, RegistryError::Digest { actual, .. } if actual == other.digest()));
     assert!(said.contains("nothing of it was kept"), "{said}");
+}
+
+#[test]
+fn a_layout_that_the_builder_writes_is_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (small(), ImageBuilder::new().docker_schema2().file("/ho", "y").build());
+    one.write_layout(dir.path(), "one:1");
+    two.write_layout(dir.path(), "two:1");
+    let store = Store::open(dir.path()).unwrap();
+    for (name, image) in [("one:1", one), ("two:1", two)] {
+        let reference: Reference = name.parse().unwrap();
+        let stored = store.lookup(&reference).unwrap().unwrap();
+        let loaded = store.load(&reference, &stored, &Platform::new("linux", "amd64", None)).unwrap().unwrap();
+        assert_eq!(loaded.manifest_digest, image.digest());
+        assert_eq!(loaded.layers().next().unwrap().1, &image.layers[0].diff_id);
+    }
 }

@@ -3,7 +3,7 @@
 use dockless::registry::{Login, RegistryError, Secret};
 use serde_json::json;
 
-use super::{Puller, file, image_of, ranges, small};
+use super::{Puller, file, image_of, in_own_process, ranges, small};
 use crate::support::registry::{TestRegistry, TokenService, base64, basic};
 
 #[tokio::test]
@@ -147,4 +147,44 @@ async fn a_token_that_would_break_the_header_is_refused() {
         let (error, said) = Puller::new().refused(&reference).await;
         assert!(matches!(error, RegistryError::TokenFormat { .. }), "{said}");
     }
+}
+
+/// Helpers are found on `PATH`, which belongs to the process.
+#[test]
+fn credential_helpers_are_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let helper = |name: &str, script: &str| {
+        let path = file(&dir.path().join(format!("docker-credential-{name}")), &format!("#!/bin/sh\n{script}\n"));
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    // It is asked with the registry's host on its standard input, and must be told so.
+    helper("good", r#"read host; echo "{\"ServerURL\":\"$host\",\"Username\":\"ann\",\"Secret\":\"for-$host\"}""#);
+    helper("token", r#"cat >/dev/null; echo '{"ServerURL":"","Username":"<token>","Secret":"r3fresh"}'"#);
+    helper("empty", "cat >/dev/null; echo 'credentials not found in native keychain'; exit 1");
+    helper("broken", r"cat >/dev/null; printf 'the \033[31mvault is sealed\nsecond line' >&2; exit 1");
+    helper("silly", "cat >/dev/null; echo hello");
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    in_own_process("pull::credentials::in_own_process_helpers", &[("PATH", &path)]);
+}
+
+#[tokio::test]
+#[ignore = "run by credential_helpers_are_asked"]
+async fn in_own_process_helpers() {
+    let registry = TestRegistry::start();
+    let reference = registry.push("app:1", &small());
+    let host = registry.host();
+    let with = |document: serde_json::Value| {
+        Puller::with(|settings, dir| settings.auth_files = vec![file(&dir.join("config.json"), &document.to_string())])
+    };
+    registry.require_basic("ann", &format!("for-{host}"));
+    with(json!({ "credHelpers": { host.as_str(): "good" } })).pull(&reference).await.unwrap();
+    with(json!({ "credsStore": "good", "auths": { host.as_str(): {} } })).pull(&reference).await.unwrap();
+    // A helper that has nothing is passed over, one that fails is not.
+    with(json!({ "credsStore": "good", "credHelpers": { host.as_str(): "empty" } })).pull(&reference).await.unwrap();
+    let puller = with(json!({ "credsStore": "good", "credHelpers": { host.as_str(): "broken" } }));
+    insta::assert_snapshot!(puller.refused(&reference).await.1, @r"the credential helper `docker-credential-broken`, which `DIR/config.json` names for `HOST`, failed: it said `the \u{1b}[31mvault is sealed`");
+    let (_, said) = with(json!({ "credsStore": "silly" })).refused(&reference).await;
+    assert!(said.contains("not what the helper protocol expects"), "{said}");
+    registry.require_token(&TokenService::new().only_for("", "").refreshing("r3fresh"));
+    with(json!({ "credsStore": "token" })).pull(&reference).await.unwrap();
 }

@@ -1,9 +1,11 @@
 //! Connections that break, servers that are busy or silent, and pulls that meet.
 
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use dockless::image::Reference;
-use dockless::registry::{Fault, RegistryError};
+use dockless::registry::{Fault, RegistryError, Timeouts};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 
 use super::{Puller, image_of, ranges, small};
 use crate::support::registry::TestRegistry;
@@ -101,7 +103,8 @@ async fn progress_keeps_a_bad_line_going_but_not_without_it() {
 
 #[tokio::test]
 async fn a_server_that_falls_silent_is_left() {
-    let (registry, puller) = (TestRegistry::start(), Puller::new());
+    let registry = TestRegistry::start();
+    let puller = Puller::with(|settings, _| settings.timeouts.idle = Duration::from_millis(400));
     let image = image_of(100_000);
     let reference = registry.push("app:1", &image);
     registry.when("/manifests/").times(1).stall_after(10);
@@ -171,18 +174,17 @@ async fn the_server_says_how_long_to_wait() {
     `HOST` does not serve `HOST/app:1`: 429 TOOMANYREQUESTS: slow down
     hint: it asks to wait 3600 s
     ");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(30));
 }
 
 #[tokio::test]
 async fn a_registry_that_is_down_is_told_at_once() {
     let puller = Puller::new();
-    let reference: Reference = {
-        let gone = TestRegistry::start();
-        gone.reference("app:1")
-    };
-    // The port is free again once the listener is gone.
-    while std::net::TcpStream::connect(reference.registry()).is_ok() {}
+    // A port that is taken and where nobody listens.
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let port = getsockname::<SockaddrIn>(socket.as_raw_fd()).unwrap().port();
+    let reference: Reference = format!("127.0.0.1:{port}/app:1").parse().unwrap();
     let (error, said) = puller.refused(&reference).await;
     assert!(matches!(error, RegistryError::Connect { fault: Fault::Refused, .. }), "{said}");
     let expected = "cannot reach `HOST` for `HOST/app:1`: connection refused\nhint: is the registry running, and is the port right?\n- ";
@@ -200,12 +202,23 @@ async fn a_host_that_does_not_exist_is_told() {
 
 #[tokio::test]
 async fn a_pull_that_is_called_off_leaves_nothing() {
-    let (registry, puller) = (TestRegistry::start(), Puller::new());
+    let registry = TestRegistry::start();
+    let puller = Puller::with(|settings, _| settings.timeouts = Timeouts::default());
     let image = image_of(100_000);
     let reference = registry.push("app:1", &image);
-    registry.when(&image.layers[0].digest.to_string()).stall_after(50_000);
-    let pull = puller.pull(&reference);
-    assert!(tokio::time::timeout(Duration::from_millis(250), pull).await.is_err());
+    let layer = image.layers[0].digest.to_string();
+    registry.when(&layer).stall_after(50_000);
+    let midway = async {
+        while registry.requests_for(&layer).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(puller.left(), (2, 2), "not the documents, a temporary file and a lock");
+    };
+    tokio::select! {
+        outcome = puller.pull(&reference) => panic!("it ended: {outcome:?}"),
+        () = midway => {}
+    }
     // The writing thread ends by itself, soon.
     let start = Instant::now();
     while puller.left() != (2, 0) && start.elapsed() < Duration::from_secs(5) {
@@ -216,7 +229,8 @@ async fn a_pull_that_is_called_off_leaves_nothing() {
 
 #[tokio::test]
 async fn the_same_blob_is_fetched_once_and_waited_for() {
-    let (registry, puller) = (TestRegistry::start(), Puller::new());
+    let registry = TestRegistry::start();
+    let puller = Puller::with(|settings, _| settings.timeouts.idle = Duration::from_millis(400));
     let image = image_of(100_000);
     let reference = registry.push("app:1", &image);
     let layer = &image.layers[0];
