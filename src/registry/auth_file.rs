@@ -321,7 +321,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         std::fs::write(&path, r#"{"credHelpers":{"h.io":"no-such-helper-here"}}"#).unwrap();
-        let error = find(&[path.clone()], "h.io", "a").await.unwrap_err().to_string();
+        let error = find(std::slice::from_ref(&path), "h.io", "a").await.unwrap_err().to_string();
         assert!(error.contains("`docker-credential-no-such-helper-here`") && error.contains("started"), "{error}");
         std::fs::write(&path, r#"{"credsStore":"../../bin/sh"}"#).unwrap();
         let error = find(&[path], "h.io", "a").await.unwrap_err().to_string();

@@ -45,19 +45,19 @@ mod tests {
 
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+    fn bearer(realm: &str, service: Option<&str>) -> Challenge {
+        Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) }
     }
 
     #[test]
     fn reads_what_registries_send() {
         let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/a:pull""#;
-        assert_eq!(choose([hub]), bearer("https://auth.docker.io/token", Some("registry.docker.io")));
-        assert_eq!(choose([r#"bearer Realm="https://h/t" , SERVICE=h"#]), bearer("https://h/t", Some("h")));
-        assert_eq!(choose([r#"Bearer realm="https://h/t\"x""#]), bearer("https://h/t\"x", None));
+        assert_eq!(choose([hub]), Some(bearer("https://auth.docker.io/token", Some("registry.docker.io"))));
+        assert_eq!(choose([r#"bearer Realm="https://h/t" , SERVICE=h"#]), Some(bearer("https://h/t", Some("h"))));
+        assert_eq!(choose([r#"Bearer realm="https://h/t\"x""#]), Some(bearer("https://h/t\"x", None)));
         assert_eq!(choose([r#"Basic realm="h""#]), Some(Challenge::Basic));
-        assert_eq!(choose([r#"Basic realm="h", Bearer realm="https://h/t""#]), bearer("https://h/t", None));
-        assert_eq!(choose([r#"Basic realm="h""#, r#"Bearer realm="https://h/t""#]), bearer("https://h/t", None));
+        assert_eq!(choose([r#"Basic realm="h", Bearer realm="https://h/t""#]), Some(bearer("https://h/t", None)));
+        assert_eq!(choose([r#"Basic realm="h""#, r#"Bearer realm="https://h/t""#]), Some(bearer("https://h/t", None)));
         assert_eq!(choose([r#"Negotiate, Basic realm="h""#]), Some(Challenge::Basic));
     }
 

@@ -113,7 +113,7 @@ pub enum RegistryError {
         seconds: u64,
     },
     /// A redirect that is not followed.
-    #[error("`{host}` cannot be followed for `{what}`: {reason}")]
+    #[error("the answer of `{host}` about `{what}` leads astray: {reason}")]
     Redirect {
         /// The registry or token service.
         host: String,

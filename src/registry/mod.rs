@@ -123,7 +123,7 @@ impl Registry {
     }
 
     /// Brings a blob of the image into the store, verified. Returns at once when it is there; waits when another process
-    /// is fetching it. Memory stays small whatever the size; nothing stays in the store of a download that failed or
+    /// is fetching it. The caller holds [`Store::shared`]. Memory stays small whatever the size; nothing stays in the store of a download that failed or
     /// was called off.
     pub async fn fetch_blob(
         &self,
@@ -157,4 +157,34 @@ pub async fn store_documents(store: &Store, resolved: &Resolved) -> Result<(), R
     })
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Silent;
+
+    /// The engine runs several downloads as tasks.
+    #[test]
+    fn futures_may_move_between_threads() {
+        fn movable(_: impl Send) {}
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, store) = (Registry::new(Settings::default()).unwrap(), Store::open(dir.path()).unwrap());
+        let (reference, platform): (Reference, Platform) = ("app".parse().unwrap(), Platform::host());
+        let descriptor: Descriptor = serde_json::from_value(serde_json::json!({
+            "mediaType": "x/y", "size": 0, "digest": crate::image::Digest::sha256(b"").to_string()
+        }))
+        .unwrap();
+        movable(registry.resolve(&reference, &platform, &Silent));
+        movable(registry.fetch_blob(&reference, &descriptor, &store, &Silent));
+    }
+
+    #[test]
+    fn settings_show_no_secret() {
+        let secret = || Some(Secret::new("s3cret"));
+        let login = Login { user: "ann".to_owned(), password: Secret::new("s3cret") };
+        let proxies = Proxies { http: secret(), https: secret(), bypass: String::new() };
+        let settings = Settings { login: Some(login), proxies, ..Settings::default() };
+        assert!(!format!("{settings:?}").contains("s3cret"));
+    }
 }

@@ -200,6 +200,7 @@ impl Transport {
         if http.is_none() && https.is_none() {
             // Without any proxy it would look for one in the environment; one that is never used keeps it from that.
             config.http_proxy = Some("http://localhost".to_owned());
+            // The star means all names; addresses go by networks.
             config.no_proxy = Some("*,0.0.0.0/0,::/0".to_owned());
         }
         config
