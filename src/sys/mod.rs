@@ -1,11 +1,8 @@
 //! The system calls that need care, each behind a safe function; the only place for `unsafe`.
 
 mod atomic;
+pub mod beneath;
 mod lock;
-mod net;
-mod process;
 
 pub use atomic::{sync_dir, write_atomic};
 pub use lock::{Lock, LockMode};
-pub use net::bring_up_loopback;
-pub use process::{exit_now, join_new_keyring, pidfd, reader_is_gone, reset_signals, send_signal, write_raw};

@@ -1,0 +1,6 @@
+//! rootfs
+mod archive;
+mod path;
+mod pax;
+#[cfg(test)]
+mod testing;
