@@ -15,7 +15,8 @@ use tar::{GnuExtSparseHeader, Header};
 use super::pax::{MAX_RECORD_BYTES, Records, Xattrs, decimal, number};
 use crate::sys::beneath::Time;
 
-const BLOCK: u64 = 512;
+const BLOCK_BYTES: usize = 512;
+const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Longest name that a GNU `L` or `K` header may hold; more is refused before it is read.
 const MAX_LONG_NAME_BYTES: u64 = 64 << 10;
 /// Most pieces of a file with holes.
@@ -332,7 +333,7 @@ impl<R: BufRead> Archive<R> {
             if self.content < BLOCK {
                 return Err(self.malformed("the map of a sparse file is cut off"));
             }
-            let mut block = [0; BLOCK as usize];
+            let mut block = [0; BLOCK_BYTES];
             if !self.read_block(&mut block)? {
                 return Err(TarError::Truncated { offset: self.offset });
             }
@@ -377,7 +378,7 @@ impl<R: BufRead> Archive<R> {
             pieces.push(Piece { offset, length });
             (end <= real_size).then_some(())
         };
-        let in_order = map.len() % 2 == 0 && map.chunks_exact(2).all(|pair| check(pair[0], pair[1]).is_some());
+        let in_order = map.len().is_multiple_of(2) && map.chunks_exact(2).all(|pair| check(pair[0], pair[1]).is_some());
         if !in_order || total != self.content || real_size > i64::MAX as u64 {
             return Err(self.malformed("the map of a sparse file does not fit its content"));
         }
@@ -418,7 +419,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// Fills a block; `false` when the stream ended before it.
-    fn read_block(&mut self, block: &mut [u8; BLOCK as usize]) -> Result<bool, TarError> {
+    fn read_block(&mut self, block: &mut [u8; BLOCK_BYTES]) -> Result<bool, TarError> {
         let mut filled = 0;
         while filled < block.len() {
             let buffered = self.reader.fill_buf().map_err(TarError::Read)?;

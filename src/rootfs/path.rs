@@ -1,9 +1,11 @@
 //! Where something is in an image: a path that cannot point out of it.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Longest name of one file (`NAME_MAX`).
 pub const MAX_NAME_BYTES: usize = 255;
@@ -140,6 +142,13 @@ impl ImagePath {
         })
     }
 
+    /// Every path below it, in the order of paths; not for the root.
+    fn below(&self) -> Range<Self> {
+        // Below `p` stands what lies between `p/` and `p0`, as `0` follows `/`.
+        let with = |last: u8| Self([self.0.as_slice(), &[last]].concat());
+        with(b'/')..with(b'/' + 1)
+    }
+
     /// What is left of it below `ancestor`; `None` when it is elsewhere.
     #[must_use]
     pub fn strip(&self, ancestor: &Self) -> Option<&[u8]> {
@@ -151,17 +160,80 @@ impl ImagePath {
     }
 }
 
-/// Removes `path` and all that is below it from a set.
-pub(super) fn forget(set: &mut BTreeSet<ImagePath>, path: &ImagePath) {
-    // Below `p` stands what lies between `p/` and `p0`, as `0` follows `/`.
-    let (mut from, mut to) = (path.0.clone(), path.0.clone());
-    from.push(b'/');
-    to.push(b'/' + 1);
-    let below: Vec<ImagePath> = set.range(ImagePath(from)..ImagePath(to)).cloned().collect();
-    for gone in &below {
+/// Most symbolic links followed on one way, as in the kernel (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// A way through an image, one step at a time, with the links met on it followed inside the image's root.
+///
+/// Whoever walks keeps the place; `..` at the root must stay at the root.
+pub(super) struct Trail {
+    /// Components still to go, the next one last.
+    rest: Vec<Vec<u8>>,
+    links: usize,
+}
+
+/// One step of a [`Trail`].
+pub(super) enum Step {
+    /// To the directory above.
+    Up,
+    /// To what this name stands for.
+    Down(OsString),
+}
+
+impl Trail {
+    pub(super) fn new(path: &[u8]) -> Self {
+        let mut trail = Self { rest: Vec::new(), links: 0 };
+        trail.push(path);
+        trail
+    }
+
+    fn push(&mut self, path: &[u8]) {
+        let components = path.split(|byte| *byte == b'/').rev();
+        self.rest.extend(components.filter(|c| !matches!(*c, b"" | b".")).map(<[u8]>::to_vec));
+    }
+
+    /// The next step; `None` at the end of the way.
+    pub(super) fn step(&mut self) -> Option<Step> {
+        let component = self.rest.pop()?;
+        Some(if component == b".." { Step::Up } else { Step::Down(OsString::from_vec(component)) })
+    }
+
+    /// Whether no step is left.
+    pub(super) fn is_done(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Goes on where the link that the last step met points to; `true` when that is counted from the root.
+    pub(super) fn follow(&mut self, target: &[u8]) -> io::Result<bool> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(rustix::io::Errno::LOOP.into());
+        }
+        self.push(target);
+        Ok(target.first() == Some(&b'/'))
+    }
+}
+
+/// Removes `path` and all that is below it from a map.
+pub(super) fn forget<V>(map: &mut BTreeMap<ImagePath, V>, path: &ImagePath) {
+    if path.is_root() {
+        return map.clear();
+    }
+    let below: Vec<ImagePath> = map.range(path.below()).map(|(path, _)| path.clone()).collect();
+    for gone in below.iter().chain([path]) {
+        map.remove(gone);
+    }
+}
+
+/// The same for a set.
+pub(super) fn forget_in_set(set: &mut BTreeSet<ImagePath>, path: &ImagePath) {
+    if path.is_root() {
+        return set.clear();
+    }
+    let below: Vec<ImagePath> = set.range(path.below()).cloned().collect();
+    for gone in below.iter().chain([path]) {
         set.remove(gone);
     }
-    set.remove(path);
 }
 
 impl fmt::Display for ImagePath {
@@ -221,8 +293,12 @@ mod tests {
             .iter()
             .map(|p| ImagePath::parse(p.as_bytes()).unwrap())
             .collect();
-        forget(&mut set, &ImagePath::parse(b"a").unwrap());
+        let mut map: BTreeMap<ImagePath, u8> = set.iter().map(|path| (path.clone(), 0)).collect();
+        let gone = ImagePath::parse(b"a").unwrap();
+        forget_in_set(&mut set, &gone);
+        forget(&mut map, &gone);
         assert_eq!(format!("{set:?}"), r#"{"/a-b", "/a0", "/ab", "/b"}"#);
+        assert!(map.keys().eq(&set));
     }
 
     proptest! {

@@ -165,7 +165,7 @@ fn octal(field: &[u8]) -> Option<i64> {
 }
 
 fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16)).map(|digit| digit as u8);
+    let digit = |byte: Option<&u8>| u8::try_from(char::from(*byte?).to_digit(16)?).ok();
     let mut decoded = Vec::with_capacity(text.len());
     let mut position = 0;
     while let Some(&byte) = text.get(position) {
@@ -195,7 +195,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
         }
         bits <<= 6 * (4 - group.len());
         let bytes = bits.to_be_bytes();
-        decoded.extend_from_slice(&bytes[1..(group.len() * 3 / 4 + 1)]);
+        decoded.extend_from_slice(&bytes[1..=group.len() * 3 / 4]);
     }
     Some(decoded)
 }

@@ -30,6 +30,17 @@ pub(super) struct Item {
     pub declared_size: Option<u64>,
 }
 
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { mode, uid, gid, modified, .. } = self;
+        write!(f, "{} {:?}", char::from(self.flag), self.name.escape_ascii().to_string())?;
+        if !self.link.is_empty() {
+            write!(f, " to {}", self.link.escape_ascii())?;
+        }
+        write!(f, " {mode:o} {uid}:{gid} {}.{}", modified.seconds, modified.nanoseconds)
+    }
+}
+
 impl Item {
     pub(super) fn new(name: impl AsRef<[u8]>, flag: u8) -> Self {
         Self {
@@ -175,62 +186,95 @@ fn number(value: u64, width: usize) -> Vec<u8> {
     bytes
 }
 
-/// Everything below `root` with all metadata, one line each, sorted: what two trees are compared by.
-pub(super) fn listing(root: &Path) -> Vec<String> {
-    use std::os::unix::fs::MetadataExt;
+/// What a file is like, for comparing trees: one line without its hard links.
+pub(super) struct Line {
+    pub path: String,
+    pub text: String,
+    /// Tells which names are one file.
+    pub identity: (u64, u64),
+    pub is_dir: bool,
+}
 
-    use crate::sys::beneath::Dir;
-    let mut lines = Vec::new();
-    let mut inodes: Vec<(u64, u64)> = Vec::new();
-    let mut waiting = vec![root.to_path_buf()];
-    while let Some(path) = waiting.pop() {
-        let metadata = std::fs::symlink_metadata(&path).unwrap();
-        let shown = path.strip_prefix(root).unwrap().display().to_string();
-        let what = if metadata.is_dir() {
-            let mut children: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
-            children.sort();
-            waiting.extend(children.into_iter().rev());
-            "dir".to_owned()
-        } else if metadata.is_file() {
-            let hash = crate::image::Digest::sha256(&std::fs::read(&path).unwrap());
-            format!("file {} {}", metadata.len(), hash.short())
-        } else if metadata.is_symlink() {
-            format!("-> {}", std::fs::read_link(&path).unwrap().display())
-        } else {
-            format!("node {:o} {:x}", metadata.mode() & 0o170_000, metadata.rdev())
-        };
-        let same = if metadata.is_dir() || metadata.nlink() == 1 {
-            String::new()
-        } else {
-            let identity = (metadata.dev(), metadata.ino());
-            let number = inodes.iter().position(|seen| *seen == identity).unwrap_or_else(|| {
-                inodes.push(identity);
-                inodes.len() - 1
-            });
-            format!(" inode {number}")
-        };
-        let (parent, name) = match path.file_name() {
-            Some(name) if path != root => (path.parent().unwrap(), name.to_owned()),
-            _ => (root, ".".into()),
-        };
-        let parent = Dir::open(parent).unwrap();
-        let mut xattrs: Vec<String> = Vec::new();
-        for attribute in parent.xattr_names(&name).unwrap() {
-            let value = parent.xattr(&name, &attribute).unwrap().unwrap_or_default();
-            xattrs.push(format!(" {}={value:?}", attribute.display()));
-        }
-        xattrs.sort();
-        let time = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());
-        lines.push(format!(
-            "/{shown} {what} {:o} {}:{} {time}{same}{}",
-            metadata.mode() & 0o7777,
-            metadata.uid(),
-            metadata.gid(),
-            xattrs.concat()
-        ));
+/// The lines in order, with the hard links among them.
+pub(super) fn lines(mut lines: Vec<Line>) -> Vec<String> {
+    lines.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut first: std::collections::HashMap<(u64, u64), String> = std::collections::HashMap::new();
+    let mut texts = Vec::new();
+    for line in lines {
+        let same = first.get(&line.identity).filter(|_| !line.is_dir).map(|path| format!(" = {path}"));
+        texts.push(format!("{} {}{}", line.path, line.text, same.unwrap_or_default()));
+        first.entry(line.identity).or_insert(line.path);
     }
-    lines.sort();
-    lines
+    texts
+}
+
+/// One line's text.
+pub(super) fn line_text(
+    what: &str,
+    mode: u32,
+    (uid, gid): (u32, u32),
+    time: Time,
+    xattrs: &std::collections::BTreeMap<Vec<u8>, Vec<u8>>,
+) -> String {
+    let xattrs: String =
+        xattrs.iter().map(|(name, value)| format!(" {}={}", name.escape_ascii(), value.escape_ascii())).collect();
+    format!("{what} {mode:o} {uid}:{gid} {}.{:09}{xattrs}", time.seconds, time.nanoseconds)
+}
+
+/// Everything at and below `root` with all metadata, in order: what two trees are compared by.
+pub(super) fn listing(root: &Path) -> Vec<String> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use crate::sys::beneath::{Dir, FileKind, Metadata};
+    let mut found = Vec::new();
+    let mut add = |path: &str, dir: &Dir, name: &OsStr, metadata: &Metadata| {
+        let what = match metadata.kind {
+            FileKind::Directory => "dir".to_owned(),
+            FileKind::Symlink => format!("-> {}", dir.read_link(name).unwrap().escape_ascii()),
+            FileKind::Regular => {
+                let mut content = Vec::new();
+                std::io::Read::read_to_end(&mut dir.open_file(name).unwrap().unwrap(), &mut content).unwrap();
+                content_text(&content)
+            }
+            other => format!("{other:?}"),
+        };
+        let mut xattrs = std::collections::BTreeMap::new();
+        for attribute in dir.xattr_names(name).unwrap() {
+            // What the host's policy labels every file with is no part of the tree.
+            if attribute != "security.selinux" {
+                let value = dir.xattr(name, &attribute).unwrap().unwrap_or_default();
+                xattrs.insert(attribute.as_bytes().to_vec(), value);
+            }
+        }
+        let text = line_text(&what, metadata.mode, (metadata.uid, metadata.gid), metadata.modified, &xattrs);
+        found.push(Line { path: path.to_owned(), text, identity: metadata.identity, is_dir: metadata.is_dir() });
+    };
+    let top = Dir::open(root).unwrap();
+    add("/", &top, OsStr::new("."), &top.metadata().unwrap());
+    let mut waiting = vec![(String::new(), top)];
+    while let Some((above, dir)) = waiting.pop() {
+        for name in dir.names().unwrap() {
+            let path = format!("{above}/{}", name.as_bytes().escape_ascii());
+            // A name that is listed but not there is what a stray whiteout looks like in an overlay.
+            let metadata = dir.stat(&name).unwrap().unwrap_or_else(|| panic!("`{path}` is listed and not there"));
+            add(&path, &dir, &name, &metadata);
+            if metadata.is_dir() {
+                waiting.push((path, dir.open_dir(&name).unwrap()));
+            }
+        }
+    }
+    lines(found)
+}
+
+/// A file's content in a line.
+pub(super) fn content_text(content: &[u8]) -> String {
+    let hash = crate::image::Digest::sha256(content);
+    if content.len() < 32 {
+        format!("file \"{}\"", content.escape_ascii())
+    } else {
+        format!("file {} {}", content.len(), hash.short())
+    }
 }
 
 /// Whether tests that need root can run; says so when they cannot.

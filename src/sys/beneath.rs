@@ -45,6 +45,22 @@ pub enum FileKind {
     Socket,
 }
 
+impl FileKind {
+    /// The kind in words, with an article.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Regular => "a regular file",
+            Self::Directory => "a directory",
+            Self::Symlink => "a symbolic link",
+            Self::CharDevice(_) => "a character device",
+            Self::BlockDevice(_) => "a block device",
+            Self::Fifo => "a named pipe",
+            Self::Socket => "a socket",
+        }
+    }
+}
+
 /// A moment of a file system: seconds since 1970, which may be negative, and nanoseconds below 10⁹.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Time {
@@ -88,7 +104,6 @@ impl Metadata {
         self.kind == FileKind::Directory
     }
 
-    #[allow(clippy::cast_sign_loss, reason = "a nanosecond part is never negative")]
     fn from_stat(stat: &Stat) -> io::Result<Self> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => FileKind::Regular,
@@ -105,10 +120,7 @@ impl Metadata {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mode: stat.st_mode & 0o7777,
-            modified: Time {
-                seconds: stat.st_mtime,
-                nanoseconds: u32::try_from(stat.st_mtime_nsec as u64).unwrap_or(0),
-            },
+            modified: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
             size: u64::try_from(stat.st_size).unwrap_or(0),
             links: link_count(stat),
             identity: (stat.st_dev, stat.st_ino),
@@ -232,6 +244,15 @@ impl Dir {
         Ok(rustix::fs::unlinkat(&self.0, component(name)?, AtFlags::empty())?)
     }
 
+    /// Removes a directory if it is empty; whether it was.
+    pub fn remove_empty_dir(&self, name: &OsStr) -> io::Result<bool> {
+        match rustix::fs::unlinkat(&self.0, component(name)?, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Removes a name with everything below it.
     pub fn remove_tree(&self, name: &OsStr) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.0, component(name)?, AtFlags::empty()) {
@@ -314,6 +335,11 @@ impl Dir {
         Ok(path)
     }
 
+    /// Sets an extended attribute of the directory itself.
+    pub fn set_own_xattr(&self, attribute: &OsStr, value: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::fsetxattr(&self.0, attribute, value, XattrFlags::empty())?)
+    }
+
     /// Gives the directory itself to an owner and a group.
     pub fn set_own_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = owner(uid, gid);
@@ -344,6 +370,11 @@ impl Dir {
 pub fn set_file_owner(file: &File, uid: u32, gid: u32) -> io::Result<()> {
     let (uid, gid) = owner(uid, gid);
     Ok(rustix::fs::fchown(file, uid, gid)?)
+}
+
+/// Sets an extended attribute of an open file.
+pub fn set_file_xattr(file: &File, attribute: &OsStr, value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(file, attribute, value, XattrFlags::empty())?)
 }
 
 /// Sets the mode of an open file.

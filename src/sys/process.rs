@@ -23,9 +23,8 @@ pub fn reset_signals() {
 pub fn join_new_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_ulong = 1;
     // SAFETY: keyctl reads its second argument as a string or, when it is null, makes an anonymous keyring.
-    let result = unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
