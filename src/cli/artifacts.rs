@@ -43,7 +43,10 @@ fn line(file: &ListedFile) -> Line {
 
 pub(super) fn copy(context: &Context, args: &ArtifactsCpArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let (run, path) = args.source.split_once('/').map_or((args.source.as_str(), None), |(run, path)| (run, Some(path).filter(|path| !path.is_empty())));
+    let (run, path) = args
+        .source
+        .split_once('/')
+        .map_or((args.source.as_str(), None), |(run, path)| (run, Some(path).filter(|path| !path.is_empty())));
     let copied = store(context)?.copy_out(&run.parse()?, path, &args.destination)?;
     let count = if copied.files == 1 { "1 file".to_owned() } else { format!("{} files", copied.files) };
     printer.say(&format!("copied {count}, {}", copied.bytes));

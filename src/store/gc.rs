@@ -170,9 +170,17 @@ mod tests {
         let layer = put(layer.as_bytes(), "application/vnd.oci.image.layer.v1.tar");
         let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
         let manifest = put(manifest.to_string().as_bytes(), MediaType::OCI_MANIFEST);
-        let writer = store.write_layer(&diff_id).unwrap();
-        let info = LayerInfo { schema: 1, diff_id: diff_id.clone(), size_bytes: 7, entries: 1, mended: false };
-        writer.commit(&info).unwrap();
+        let writer = store.write_layer(&diff_id, 0).unwrap();
+        let info = LayerInfo {
+            schema: 1,
+            diff_id: diff_id.clone(),
+            size_bytes: 7,
+            entries: 1,
+            mended: false,
+            has_root: false,
+            is_opaque: false,
+        };
+        writer.commit(&diff_id, &info).unwrap();
         (serde_json::from_value(manifest).unwrap(), diff_id)
     }
 

@@ -3,6 +3,7 @@
 //! `layers/<algorithm>/<hex>/fs` is a `lowerdir` as it is: whiteouts are character devices 0:0, opaque directories carry
 //! `trusted.overlay.opaque`. `layer.json` beside it says what it holds; a directory without it is never seen under its name.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +25,12 @@ pub struct LayerInfo {
     pub size_bytes: u64,
     /// Entries of the tar.
     pub entries: u64,
-    /// Whether the tree depends on the layers below it: then it is named by the chain, and otherwise by the diff ID.
+    /// Whether the tree was made for the layers below it: then it is named by the chain, and otherwise by the diff ID.
     pub mended: bool,
+    /// Whether the tar has an entry for the root directory; if not, the root is what the layers below say.
+    pub has_root: bool,
+    /// Whether the root is opaque, so that the layers below count for nothing.
+    pub is_opaque: bool,
 }
 
 impl Store {
@@ -49,22 +54,23 @@ impl Store {
         serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
     }
 
-    /// Starts unpacking a layer; the caller holds the lock of `key`. Nothing stays unless it is committed.
-    pub fn write_layer(&self, key: &Digest) -> Result<LayerWriter, StoreError> {
-        let path = self.tmp_path(key, "layer");
+    /// Starts unpacking a layer; the caller holds the lock of `guard` and unpacks no other layer with that `number` under
+    /// it. Nothing stays unless it is committed.
+    pub fn write_layer(&self, guard: &Digest, number: usize) -> Result<LayerWriter, StoreError> {
+        let path = self.tmp_path(guard, &format!("{number}.layer"));
         let write = |source| StoreError::Write { path: path.clone(), source };
         remove_tree(&path).map_err(write)?;
         std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(write)?;
         std::fs::DirBuilder::new().mode(0o755).create(path.join("fs")).map_err(write)?;
-        Ok(LayerWriter { target: self.layer_dir(key), path, committed: false })
+        Ok(LayerWriter { store: self.clone(), path, committed: false })
     }
 }
 
 /// A layer on its way in.
 #[derive(Debug)]
 pub struct LayerWriter {
+    store: Store,
     path: PathBuf,
-    target: PathBuf,
     committed: bool,
 }
 
@@ -75,17 +81,22 @@ impl LayerWriter {
         self.path.join("fs")
     }
 
-    /// Makes the tree durable and gives it its name.
-    pub fn commit(mut self, info: &LayerInfo) -> Result<(), StoreError> {
-        let write = |source| StoreError::Write { path: self.target.clone(), source };
+    /// Makes the tree durable and names it by its diff ID or its chain ID. Where that layer is already, this one goes.
+    pub fn commit(mut self, key: &Digest, info: &LayerInfo) -> Result<(), StoreError> {
+        let target = self.store.layer_dir(key);
+        let write = |source| StoreError::Write { path: target.clone(), source };
         let json = serde_json::to_vec(info).unwrap_or_default();
         write_atomic(&self.path.join("layer.json"), &json).map_err(write)?;
         // One sync of the file system instead of one for each of thousands of files.
         let dir = std::fs::File::open(&self.path).map_err(write)?;
         rustix::fs::syncfs(&dir).map_err(|errno| write(errno.into()))?;
-        std::fs::rename(&self.path, &self.target).map_err(write)?;
-        self.committed = true;
-        self.target.parent().map_or(Ok(()), sync_dir).map_err(write)
+        match std::fs::rename(&self.path, &target) {
+            Ok(()) => self.committed = true,
+            // Two images that share a layer may have mended it at the same time, to the same effect.
+            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+            Err(error) => return Err(write(error)),
+        }
+        target.parent().map_or(Ok(()), sync_dir).map_err(write)
     }
 }
 
@@ -114,18 +125,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let key = Digest::sha256(b"layer");
-        let info = LayerInfo { schema: 1, diff_id: key.clone(), size_bytes: 1, entries: 1, mended: false };
+        let info = LayerInfo {
+            schema: 1,
+            diff_id: key.clone(),
+            size_bytes: 1,
+            entries: 1,
+            mended: false,
+            has_root: false,
+            is_opaque: false,
+        };
 
-        let dropped = store.write_layer(&key).unwrap();
+        let dropped = store.write_layer(&key, 0).unwrap();
         std::fs::write(dropped.fs().join("file"), "x").unwrap();
         assert_eq!(store.layer_fs(&key), None);
         drop(dropped);
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 
-        let kept = store.write_layer(&key).unwrap();
+        let (kept, late) = (store.write_layer(&key, 0).unwrap(), store.write_layer(&key, 1).unwrap());
         std::fs::write(kept.fs().join("file"), "x").unwrap();
-        kept.commit(&info).unwrap();
+        kept.commit(&key, &info).unwrap();
+        late.commit(&key, &info).unwrap();
         assert!(store.layer_fs(&key).unwrap().join("file").exists());
         assert_eq!(store.layer_info(&key).unwrap(), info);
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
 }

@@ -50,7 +50,12 @@ fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, Sw
         }
         if let Err(error) = save_artifacts(&ArtifactStore::new(store.artifacts()), run, &record) {
             let place = run.artifacts();
-            told.push(format!("artifacts of run `{}` stay in `{}`: {}", record.name, place.display(), describe(&error)));
+            told.push(format!(
+                "artifacts of run `{}` stay in `{}`: {}",
+                record.name,
+                place.display(),
+                describe(&error)
+            ));
         }
     }
     if !record.state.is_final() {

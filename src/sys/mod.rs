@@ -1,7 +1,9 @@
 //! The system calls that need care, each behind a safe function; the only place for `unsafe`.
 
 mod atomic;
+pub mod beneath;
 mod lock;
+pub mod mount;
 mod net;
 mod process;
 

@@ -1,0 +1,173 @@
+//! Owner, mode, times and extended attributes of files, set in the order that loses none of them.
+//!
+//! chown(2) clears set-user-ID bits and `security.capability`; writing clears them too; an access ACL is part of the mode.
+//! Hence: content, owner, attributes, mode, times. Calls that would change nothing are left out, as a layer has many files
+//! of root's with a usual mode.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use super::pax::Xattrs;
+use crate::sys::beneath::{
+    Dir, FileKind, Metadata, Time, copy_content, set_file_mode, set_file_owner, set_file_times, set_file_xattr,
+};
+
+/// How overlayfs marks a directory that hides what layers below have there (kernel, `filesystems/overlayfs.rst`).
+pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+/// What new files inherit; set on a directory only after they are made.
+pub(super) const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
+
+/// Mode of directories that no entry describes.
+const DEFAULT_DIR_MODE: u32 = 0o755;
+
+/// All but the extended attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub modified: Time,
+}
+
+impl Attributes {
+    /// Of a directory that no entry describes: root's, 0755, of the epoch so that equal layers unpack to equal trees.
+    pub(super) const IMPLICIT: Self =
+        Self { uid: 0, gid: 0, mode: DEFAULT_DIR_MODE, modified: Time { seconds: 0, nanoseconds: 0 } };
+
+    fn has_owner(&self) -> bool {
+        (self.uid, self.gid) != (0, 0)
+    }
+
+    /// Whether creation with this mode left something of it out.
+    fn needs_mode(&self, umask: u32) -> bool {
+        self.mode & 0o777 & !umask != self.mode
+    }
+}
+
+impl From<&Metadata> for Attributes {
+    fn from(metadata: &Metadata) -> Self {
+        Self { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, modified: metadata.modified }
+    }
+}
+
+/// Whether an attribute of an image is taken over: not those that belong to the host's policy or to the overlay itself.
+pub(super) fn is_wanted(attribute: &OsStr) -> bool {
+    let name = attribute.as_bytes();
+    name != b"security.selinux" && !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.")
+}
+
+/// Lets pass what a file system cannot store: no attributes at all, or `user.*` on links and devices (xattr(7)).
+pub(super) fn tolerate(attribute: &OsStr, result: io::Result<()>) -> io::Result<()> {
+    use rustix::io::Errno;
+    let Err(error) = result else { return Ok(()) };
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOTSUP) => Ok(()),
+        Some(Errno::PERM) if attribute.as_bytes().starts_with(b"user.") => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Finishes a file that was just made by us with `attributes.mode` and has its content.
+pub(super) fn finish_file(file: &File, attributes: &Attributes, xattrs: &Xattrs, umask: u32) -> io::Result<()> {
+    if attributes.has_owner() {
+        set_file_owner(file, attributes.uid, attributes.gid)?;
+    }
+    for (name, value) in xattrs {
+        let name = OsStr::from_bytes(name);
+        if is_wanted(name) {
+            tolerate(name, set_file_xattr(file, name, value))?;
+        }
+    }
+    if attributes.needs_mode(umask) || !xattrs.is_empty() {
+        set_file_mode(file, attributes.mode)?;
+    }
+    set_file_times(file, attributes.modified)
+}
+
+/// Finishes a link, device or FIFO that was just made by us with `attributes.mode`.
+pub(super) fn finish_node(
+    dir: &Dir,
+    name: &OsStr,
+    kind: FileKind,
+    attributes: &Attributes,
+    xattrs: &Xattrs,
+    umask: u32,
+) -> io::Result<()> {
+    if attributes.has_owner() {
+        dir.set_owner(name, attributes.uid, attributes.gid)?;
+    }
+    for (attribute, value) in xattrs {
+        let attribute = OsStr::from_bytes(attribute);
+        if is_wanted(attribute) {
+            tolerate(attribute, dir.set_xattr(name, attribute, value))?;
+        }
+    }
+    if kind != FileKind::Symlink && (attributes.needs_mode(umask) || !xattrs.is_empty()) {
+        dir.set_mode(name, attributes.mode)?;
+    }
+    dir.set_times(name, attributes.modified)
+}
+
+/// Sets all but the extended attributes of a directory that has its content.
+pub(super) fn finish_dir(dir: &Dir, attributes: &Attributes) -> io::Result<()> {
+    let now = dir.metadata()?;
+    if (now.uid, now.gid) != (attributes.uid, attributes.gid) {
+        dir.set_own_owner(attributes.uid, attributes.gid)?;
+    }
+    if now.mode != attributes.mode || (now.uid, now.gid) != (attributes.uid, attributes.gid) {
+        dir.set_own_mode(attributes.mode)?;
+    }
+    dir.set_own_times(attributes.modified)
+}
+
+/// The extended attributes of `name` (`.` for the directory itself) that are taken over.
+pub(super) fn read_xattrs(dir: &Dir, name: &OsStr) -> io::Result<Xattrs> {
+    let mut xattrs = Xattrs::new();
+    for attribute in dir.xattr_names(name)?.iter().filter(|attribute| is_wanted(attribute)) {
+        if let Some(value) = dir.xattr(name, attribute)? {
+            xattrs.insert(attribute.as_bytes().to_vec(), value);
+        }
+    }
+    Ok(xattrs)
+}
+
+/// Gives the directory `to`, which has its content, everything that `from` is.
+pub(super) fn copy_dir_attributes(from: &Dir, to: &Dir) -> io::Result<()> {
+    let attributes = Attributes::from(&from.metadata()?);
+    for (name, value) in read_xattrs(from, OsStr::new("."))? {
+        let name = OsStr::from_bytes(&name);
+        tolerate(name, to.set_own_xattr(name, &value))?;
+    }
+    finish_dir(to, &attributes)
+}
+
+/// A file, link or node that is to be made again elsewhere.
+pub(super) struct Original<'a> {
+    pub dir: &'a Dir,
+    pub name: &'a OsStr,
+    pub metadata: &'a Metadata,
+}
+
+/// Makes a copy of anything but a directory, with all metadata, under a name that is free.
+pub(super) fn copy_node(original: &Original<'_>, to: &Dir, name: &OsStr, umask: u32) -> io::Result<()> {
+    let Original { dir: from, name: from_name, metadata } = original;
+    let attributes = Attributes::from(*metadata);
+    let xattrs = read_xattrs(from, from_name)?;
+    match metadata.kind {
+        FileKind::Regular => {
+            let source = from.open_file(from_name)?.ok_or(io::ErrorKind::NotFound)?;
+            let target = to.create_file(name, attributes.mode & 0o777)?;
+            copy_content(&source, &target, metadata.size)?;
+            return finish_file(&target, &attributes, &xattrs, umask);
+        }
+        FileKind::Symlink => {
+            let target = from.read_link(from_name)?;
+            to.make_symlink(name, OsStr::from_bytes(&target))?;
+        }
+        FileKind::Directory => return Err(io::ErrorKind::IsADirectory.into()),
+        kind => to.make_node(name, kind, attributes.mode & 0o777)?,
+    }
+    finish_node(to, name, metadata.kind, &attributes, &xattrs, umask)
+}

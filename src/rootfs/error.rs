@@ -1,0 +1,240 @@
+//! What can go wrong between a layer's blob and a root file system.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::archive::TarError;
+use super::path::{ImagePath, PathError};
+use super::stream::StreamError;
+use crate::image::{ByteSize, Digest};
+use crate::store::StoreError;
+
+/// A root file system, or a part of one, that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// A layer cannot be unpacked. Nothing of it was kept.
+    #[error("cannot unpack layer `{digest}`")]
+    Layer {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: LayerError,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An image whose layers are not all unpacked was to be used.
+    #[error("layer `{digest}` is not unpacked\nhint: pull the image again")]
+    LayerMissing {
+        /// Diff ID or chain ID.
+        digest: Digest,
+    },
+    /// More layers than the kernel stacks.
+    #[error("the image has {layers} layers, an overlay takes at most {limit}\nhint: use `--rootfs copy`")]
+    TooManyLayers {
+        /// How many there are.
+        layers: usize,
+        /// The kernel's limit.
+        limit: usize,
+    },
+    /// No overlay can be mounted there.
+    #[error(
+        "cannot mount an overlay at `{target}`: {operation}{}\nhint: use `--rootfs copy`, or name a store on a local file system with `--root DIR`",
+        kernel_says(log)
+    )]
+    Mount {
+        /// Where it was to be.
+        target: PathBuf,
+        /// The step that failed.
+        operation: &'static str,
+        /// What the kernel wrote into the log of the mount.
+        log: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory or file of ours cannot be made or changed.
+    #[error("cannot {operation} `{path}`")]
+    Host {
+        /// What was to be done.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer cannot be copied.
+    #[error("cannot copy `{path}` of the image")]
+    Copy {
+        /// The file in the image.
+        path: ImagePath,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the image cannot be read.
+    #[error("cannot read `{path}` of the image")]
+    Read {
+        /// The file in the image.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that is read whole is too large for that.
+    #[error("`{path}` of the image is too large to be read: {size}, expected at most {limit}")]
+    FileTooLarge {
+        /// The file in the image.
+        path: String,
+        /// Its size in bytes.
+        size: ByteSize,
+        /// The bound in bytes.
+        limit: ByteSize,
+    },
+    /// Something of the image stands where a directory is needed.
+    #[error("`{path}` of the image is {found}, expected a directory")]
+    NotDirectory {
+        /// The place in the image.
+        path: String,
+        /// What it is instead.
+        found: &'static str,
+    },
+    /// A name from the image's configuration cannot be a path.
+    #[error("`{path}` cannot be a directory of the image")]
+    Name {
+        /// The name.
+        path: String,
+        /// Why.
+        #[source]
+        source: PathError,
+    },
+    /// A directory cannot be made in the root file system.
+    #[error("cannot make the directory `{path}` of the image")]
+    MakeDirectory {
+        /// The place in the image.
+        path: ImagePath,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn kernel_says(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!(" ({log})") }
+}
+
+/// Why a layer could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The blob cannot be uncompressed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// What comes out is not a tar archive.
+    #[error(transparent)]
+    Archive(#[from] TarError),
+    /// The archive is another one than the configuration names.
+    #[error("its content hashes to `{actual}`, expected the diff ID `{expected}`")]
+    DiffId {
+        /// What the image's configuration says.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// More entries than any image has.
+    #[error("it has more than {limit} entries")]
+    Entries {
+        /// The bound.
+        limit: u64,
+    },
+    /// An entry that cannot be made.
+    #[error("entry `{}`", String::from_utf8_lossy(path))]
+    Entry {
+        /// Its name as it stands in the archive.
+        path: Vec<u8>,
+        /// Why.
+        #[source]
+        source: EntryError,
+    },
+    /// The tree is there, but its last touches failed.
+    #[error("cannot finish `{path}`{}", full_disk_hint(source))]
+    Finish {
+        /// The place in the image.
+        path: ImagePath,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why an entry of a layer could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] PathError),
+    /// The file system refused.
+    #[error("cannot {operation}{}", full_disk_hint(source))]
+    Io {
+        /// What was to be done.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `.wh.`, `.wh..`, `.wh...`, or something below a whiteout.
+    #[error("it is not the name of a whiteout, expected `.wh.NAME`")]
+    Whiteout,
+    /// A character device 0:0.
+    #[error("a character device 0:0 is refused, as an overlay would take it for a whiteout")]
+    NullDevice,
+    /// The root as something else than a directory.
+    #[error("the root of an image can only be a directory")]
+    Root,
+    /// A hard link to nothing.
+    #[error("the target `{target}` of the hard link does not exist")]
+    LinkTarget {
+        /// The target.
+        target: ImagePath,
+    },
+    /// A hard link to a directory.
+    #[error("the target `{target}` of the hard link is a directory")]
+    LinkDirectory {
+        /// The target.
+        target: ImagePath,
+    },
+    /// A file where the way to an entry needs a directory.
+    #[error("`{path}`, on the way to it, is not a directory")]
+    NotDirectory {
+        /// The file.
+        path: ImagePath,
+    },
+    /// More memory than a layer may take.
+    #[error("the access control lists of the layer are too large, at most {limit} are allowed")]
+    DefaultAcls {
+        /// The bound in bytes.
+        limit: ByteSize,
+    },
+}
+
+impl EntryError {
+    pub(super) fn is_full_disk(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
+    pub(super) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}
+
+fn full_disk_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "\nhint: the disk is full, `dockless rmi` removes images, `--root DIR` names another place"
+        }
+        io::ErrorKind::PermissionDenied => "\nhint: unpacking images needs root",
+        _ => "",
+    }
+}

@@ -1,0 +1,49 @@
+//! Root file systems: layers from blobs to trees in the store, and from those trees to what a container starts in.
+//!
+//! ```text
+//! blob ──stream──> archive ──tree──> layers/…/fs ──(mend)──┬── assemble   overlay with a fresh upper, or a flat copy
+//!                                                          ├── copy       a plain tree for other runtimes
+//!                                                          └── view       reading files without mounting
+//! ```
+//!
+//! Everything that comes from an image is hostile: `stream` and `archive` are bounded by named constants, `path` holds
+//! names that cannot point outwards, and all that is written or read goes through [`crate::sys::beneath`], which follows no
+//! link. Trees are in overlay form (whiteouts are character devices 0:0, opaque directories carry an attribute), one
+//! directory per layer, so that layers unpack in parallel and are shared by images; what depends on the layers below is
+//! mended afterwards (see `layers`). `merged` sees several such trees as one, by the kernel's rules.
+//!
+//! Deliberate, where tools differ: names are cleaned as Go's `path.Clean` does before links are followed; global PAX headers
+//! count (docker ignores them); a directory that replaces a file of its own layer hides what is below; AUFS' `.wh..wh.*`
+//! files are skipped; ACLs in GNU's textual records are not kept, those in attributes are; all access times are the
+//! modification times.
+
+mod archive;
+mod assemble;
+mod attributes;
+mod copy;
+mod error;
+mod layers;
+mod merged;
+mod path;
+mod pax;
+mod prepare;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unpack;
+mod view;
+
+pub use archive::TarError;
+pub use assemble::{Choice, ChoiceError, Method, Rootfs, assemble, mount_overlay, probe};
+pub use copy::copy_flat;
+pub use error::{EntryError, LayerError, RootfsError};
+pub use layers::{Layers, Unpacker, ready};
+pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};
+pub use pax::MAX_RECORD_BYTES;
+pub use prepare::{preflight, prepare};
+pub use stream::StreamError;
+pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES};
+pub use view::View;

@@ -1,0 +1,92 @@
+//! What a root file system must have before a container starts in it.
+//!
+//! The image decides what stands there, so every step is taken beneath the root, with links followed inside it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::error::RootfsError;
+use super::path::{ImagePath, Step, Trail};
+use crate::sys::beneath::{Dir, FileKind};
+
+/// Places that the runtime mounts upon, or fills, by path (CVE-2026-41579: a link there led it out of the container).
+const REAL_DIRECTORIES: [&str; 4] = ["dev", "etc", "proc", "sys"];
+
+/// Mode of directories that an image names without having them, as docker makes them.
+const NEW_DIRECTORY_MODE: u32 = 0o755;
+
+/// Refuses an image where something else than a directory stands where the runtime mounts.
+///
+/// # Errors
+/// [`RootfsError::NotDirectory`] names the place. One that is missing is fine.
+pub fn preflight(root: &Path) -> Result<(), RootfsError> {
+    let host = |source| RootfsError::Host { operation: "look into", path: root.to_owned(), source };
+    let dir = Dir::open(root).map_err(host)?;
+    for name in REAL_DIRECTORIES {
+        match dir.stat(OsStr::new(name)).map_err(host)? {
+            Some(found) if !found.is_dir() => {
+                return Err(RootfsError::NotDirectory { path: format!("/{name}"), found: found.kind.words() });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the working directory (empty for `/`) and the volumes of an image where they are missing, root's and 0755.
+pub fn prepare(root: &Path, working_dir: &str, volumes: &[String]) -> Result<(), RootfsError> {
+    let host = |source| RootfsError::Host { operation: "look into", path: root.to_owned(), source };
+    let root = Dir::open(root).map_err(host)?;
+    for path in volumes.iter().map(String::as_str).chain([working_dir]) {
+        // Bounds and NUL bytes; what it leads to depends on the links on the way.
+        ImagePath::parse(path.as_bytes()).map_err(|source| RootfsError::Name { path: path.to_owned(), source })?;
+        make_directory(&root, path)?;
+    }
+    Ok(())
+}
+
+fn make_directory(root: &Dir, path: &str) -> Result<(), RootfsError> {
+    let mut trail = Trail::new(path.as_bytes());
+    let mut at = ImagePath::root();
+    let mut dir = open(root, &at)?;
+    while let Some(step) = trail.step() {
+        let Step::Down(name) = step else {
+            at = at.parent();
+            dir = open(root, &at)?;
+            continue;
+        };
+        let next = at.join(name.as_bytes()).map_err(|source| RootfsError::Name { path: path.to_owned(), source })?;
+        let failed = |source| RootfsError::MakeDirectory { path: next.clone(), source };
+        match dir.stat(&name).map_err(failed)? {
+            Some(found) if found.is_dir() => {}
+            Some(found) if found.kind == FileKind::Symlink => {
+                let target = dir.read_link(&name).map_err(failed)?;
+                if trail.follow(&target).map_err(failed)? {
+                    at = ImagePath::root();
+                    dir = open(root, &at)?;
+                }
+                continue;
+            }
+            Some(found) => {
+                return Err(RootfsError::NotDirectory { path: next.to_string(), found: found.kind.words() });
+            }
+            None => new_directory(&dir, &name).map_err(failed)?,
+        }
+        dir = dir.open_dir(&name).map_err(failed)?;
+        at = next;
+    }
+    Ok(())
+}
+
+fn new_directory(dir: &Dir, name: &OsStr) -> io::Result<()> {
+    dir.make_dir(name, NEW_DIRECTORY_MODE)?;
+    // The umask is ours, not the image's; a parent with a set-group-ID bit hands down its group.
+    dir.set_owner(name, 0, 0)?;
+    dir.set_mode(name, NEW_DIRECTORY_MODE)
+}
+
+fn open(root: &Dir, path: &ImagePath) -> Result<Dir, RootfsError> {
+    root.open_dir(path.as_os_str()).map_err(|source| RootfsError::MakeDirectory { path: path.clone(), source })
+}
