@@ -17,6 +17,9 @@ const REAL_DIRECTORIES: [&str; 4] = ["dev", "etc", "proc", "sys"];
 /// Mode of directories that an image names without having them, as docker makes them.
 const NEW_DIRECTORY_MODE: u32 = 0o755;
 
+/// Mode of files that are mounted upon.
+const NEW_FILE_MODE: u32 = 0o644;
+
 /// Refuses an image where something else than a directory stands where the runtime mounts.
 ///
 /// # Errors
@@ -43,6 +46,26 @@ pub fn prepare(root: &Path, working_dir: &str, volumes: &[String]) -> Result<(),
         // Bounds and NUL bytes; what it leads to depends on the links on the way.
         ImagePath::parse(path.as_bytes()).map_err(|source| RootfsError::Name { path: path.to_owned(), source })?;
         make_directory(&root, path)?;
+    }
+    Ok(())
+}
+
+/// Puts empty files where the run's `resolv.conf`, `hosts` and `hostname` will be mounted and the image has links.
+///
+/// Images that were taken from a running machine often have a link to a file under `/run` that only exists there; the
+/// runtime cannot mount upon such a link. The link goes in the writable layer only.
+pub fn replace_etc_links(root: &Path) -> Result<(), RootfsError> {
+    let host = |source| RootfsError::Host { operation: "look into", path: root.to_owned(), source };
+    let root = Dir::open(root).map_err(host)?;
+    if root.stat(OsStr::new("etc")).map_err(host)?.is_none() {
+        return Ok(());
+    }
+    let etc = root.open_dir(OsStr::new("etc")).map_err(host)?;
+    for name in ["resolv.conf", "hosts", "hostname"].map(OsStr::new) {
+        if etc.stat(name).map_err(host)?.is_some_and(|found| found.kind == FileKind::Symlink) {
+            etc.remove_file(name).map_err(host)?;
+            etc.create_file(name, NEW_FILE_MODE).map_err(host)?;
+        }
     }
     Ok(())
 }
@@ -89,4 +112,34 @@ fn new_directory(dir: &Dir, name: &OsStr) -> io::Result<()> {
 
 fn open(root: &Dir, path: &ImagePath) -> Result<Dir, RootfsError> {
     root.open_dir(path.as_os_str()).map_err(|source| RootfsError::MakeDirectory { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_to_nowhere_make_room_for_mounts() {
+        let root = tempfile::tempdir().unwrap();
+        replace_etc_links(root.path()).unwrap();
+        let etc = root.path().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        symlink("../run/systemd/resolve/stub-resolv.conf", etc.join("resolv.conf")).unwrap();
+        std::fs::write(etc.join("hosts"), "127.0.0.1 localhost").unwrap();
+        replace_etc_links(root.path()).unwrap();
+        assert!(etc.join("resolv.conf").symlink_metadata().unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(etc.join("hosts")).unwrap(), "127.0.0.1 localhost");
+        assert!(!etc.join("hostname").exists(), "what is missing is made by the runtime");
+    }
+
+    #[test]
+    fn a_link_instead_of_dev_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        preflight(root.path()).unwrap();
+        symlink("/tmp", root.path().join("dev")).unwrap();
+        let error = preflight(root.path()).unwrap_err().to_string();
+        assert!(error.contains("`/dev`"), "{error}");
+    }
 }

@@ -169,6 +169,7 @@ impl Life {
         let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
             .map_err(failure)?;
         rootfs::preflight(&rootfs.path).map_err(failure)?;
+        rootfs::replace_etc_links(&rootfs.path).map_err(failure)?;
         let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
         rootfs::prepare(&rootfs.path, &request.working_dir, &volumes).map_err(failure)?;
         for host in request.volumes.iter().filter_map(|volume| volume.host.as_ref()) {

@@ -44,7 +44,8 @@ impl<'a> Source<'a> {
 
     /// Is this part of the product, rather than a test?
     pub(super) fn is_product(&self) -> bool {
-        self.path.starts_with("src/") && !self.path.split('/').any(|part| ["tests", "tests.rs"].contains(&part))
+        self.path.starts_with("src/")
+            && !self.path.split('/').any(|part| ["tests", "tests.rs", "testing.rs"].contains(&part))
     }
 
     /// The lines that have this word.
