@@ -212,7 +212,7 @@ impl Engine {
         let image = self.image(&request.image, observer).await?;
         let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;
         let supervisor = Supervisor::start(&prepared.request, &prepared.lock, prepared.stdin.as_ref())?;
-        Run::new(supervisor, prepared.request.record.name, prepared.warnings)
+        Run::new(supervisor, prepared.request.record.name, prepared.warnings, prepared.notes)
     }
 
     /// The runtime spec that a run with these options would have.
@@ -246,19 +246,25 @@ impl Engine {
 pub struct Run {
     name: RunName,
     warnings: Vec<String>,
+    notes: Vec<String>,
     supervisor: Supervisor,
     events: Lines<BufReader<UnixStream>>,
 }
 
 impl Run {
-    fn new(supervisor: Supervisor, name: RunName, warnings: Vec<String>) -> Result<Self, EngineError> {
+    fn new(
+        supervisor: Supervisor,
+        name: RunName,
+        warnings: Vec<String>,
+        notes: Vec<String>,
+    ) -> Result<Self, EngineError> {
         let stream = || {
             let events = supervisor.events()?;
             events.set_nonblocking(true)?;
             UnixStream::from_std(events)
         };
         let events = BufReader::new(stream().map_err(LaunchError::Talk)?).lines();
-        Ok(Self { name, warnings, supervisor, events })
+        Ok(Self { name, warnings, notes, supervisor, events })
     }
 
     /// Its name.
@@ -271,6 +277,12 @@ impl Run {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What is less than usual on this machine, in words.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Sends a signal to the workload.

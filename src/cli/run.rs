@@ -125,6 +125,9 @@ pub(super) async fn attached(engine: &Engine, request: RunRequest, printer: Prin
     for warning in run.warnings() {
         printer.warn(warning);
     }
+    for note in run.notes() {
+        printer.detail(note);
+    }
     let mut interrupts = 0;
     loop {
         tokio::select! {

@@ -20,6 +20,13 @@ pub(super) struct Prepared {
     pub(super) lock: Lock,
     pub(super) stdin: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+/// What the spec has to say about itself.
+struct Words {
+    warnings: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// Makes the run's directory and all in it. When something fails nothing of it stays.
@@ -31,7 +38,7 @@ pub(super) fn run(
 ) -> Result<Prepared, EngineError> {
     let (dir, lock) = store.create_run(&request.name)?;
     match fill(store, state, request, image, &dir) {
-        Ok((request, stdin, warnings)) => Ok(Prepared { request, lock, stdin, warnings }),
+        Ok((request, stdin, Words { warnings, notes })) => Ok(Prepared { request, lock, stdin, warnings, notes }),
         Err(error) => {
             if let Ok(name) = dir.name() {
                 // Only what this run has made: an earlier one of that name may have left artifacts.
@@ -54,7 +61,7 @@ fn fill(
     request: RunRequest,
     image: &ReadyImage,
     dir: &RunDir,
-) -> Result<(Request, Option<OwnedFd>, Vec<String>), EngineError> {
+) -> Result<(Request, Option<OwnedFd>, Words), EngineError> {
     let RunRequest { name, workflow, mut options, created, .. } = request;
     let id = format!("{name}-{:08x}", request.nonce);
     let artifacts = artifact_store(store).prepare(&name, dir.path(), &request.artifacts)?;
@@ -115,7 +122,7 @@ fn fill(
         artifacts,
         artifact_owner: request.artifact_owner,
     };
-    Ok((supervised, request.stdin, built.warnings))
+    Ok((supervised, request.stdin, Words { warnings: built.warnings, notes: built.notes }))
 }
 
 /// The spec of a run that will not take place, for those who want to see it.
