@@ -48,11 +48,14 @@ impl Context {
 
 /// Runs a future to its end on this thread; blocking work gets threads of its own.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| CliError::Process("start the runtime", source))?
-        .block_on(future)
+        .map_err(|source| CliError::Process("start the runtime", source))?;
+    let result = runtime.block_on(future);
+    // Only after an interrupt is anything still going on: a layer being unpacked, which nobody wants to wait for.
+    runtime.shutdown_background();
+    result
 }
 
 /// An environment variable as it stands, for a workload that is to have it.

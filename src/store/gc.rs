@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::layers::remove_tree;
+use super::layers::{remove_any, remove_tree};
 use super::{Store, StoreError};
 use crate::image::{ChainId, Digest, Document, ImageConfig};
 use crate::sys::{Lock, LockMode};
@@ -131,12 +131,8 @@ pub fn sweep_tmp(store: &Store) -> Result<usize, StoreError> {
         let held = Lock::try_acquire(&path, LockMode::Exclusive)
             .map_err(|source| StoreError::Lock { path: path.clone(), source })?;
         if let Some(held) = held {
-            let write = |source| StoreError::Write { path: entry.path(), source };
-            match fs::symlink_metadata(entry.path()) {
-                Ok(metadata) if metadata.is_dir() => remove_tree(&entry.path()).map_err(write)?,
-                Ok(_) => fs::remove_file(entry.path()).map_err(write)?,
-                Err(_) => continue,
-            }
+            // Whoever held it may have finished meanwhile; then nothing is there, and that is fine.
+            remove_any(&entry.path())?;
             drop(held.remove());
             removed += 1;
         }

@@ -116,6 +116,17 @@ pub(super) fn remove_tree(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Removes a file or a tree that may be missing.
+pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
+    let write = |source| StoreError::Write { path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => remove_tree(path).map_err(write),
+        Ok(_) => std::fs::remove_file(path).map_err(write),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(write(source)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

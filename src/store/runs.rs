@@ -23,7 +23,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::layers::remove_tree;
+use super::layers::remove_any;
 use super::{Store, StoreError};
 use crate::image::{ByteSize, Digest, Reference};
 use crate::sys::{Lock, LockMode, write_atomic};
@@ -395,16 +395,6 @@ impl Store {
 fn active_path(run: &Path) -> PathBuf {
     let root = run.parent().and_then(Path::parent).unwrap_or(run);
     root.join("active").join(run.file_name().unwrap_or_default())
-}
-
-fn remove_any(path: &Path) -> Result<(), StoreError> {
-    let write = |source| StoreError::Write { path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => remove_tree(path).map_err(write),
-        Ok(_) => fs::remove_file(path).map_err(write),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(write(source)),
-    }
 }
 
 #[cfg(test)]
