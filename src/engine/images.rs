@@ -10,7 +10,7 @@ use super::{EngineError, ImageRequest, PullPolicy};
 use crate::image::{Descriptor, Digest, Image, Observer};
 use crate::registry::{self, Registry, store_documents};
 use crate::rootfs::{self, RootfsError, Unpacker};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Layers fetched at a time: more does not make a line faster, and holds more memory.
 const DOWNLOADS: usize = 3;
@@ -54,7 +54,11 @@ pub(super) async fn ready(
 
 fn stored(store: &Store, request: &ImageRequest) -> Result<Option<Image>, EngineError> {
     match store.lookup(&request.reference)? {
-        Some(stored) => Ok(store.load(&request.reference, &stored, &request.platform)?),
+        Some(stored) => match store.load(&request.reference, &stored, &request.platform) {
+            // Of an index only the images that were asked for so far are there.
+            Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            loaded => Ok(loaded?),
+        },
         None => Ok(None),
     }
 }
