@@ -88,7 +88,8 @@ impl Store {
     pub fn check_space(&self, needed: u64) -> Result<(), StoreError> {
         let path = self.root();
         let free = free_bytes(path).map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
-        if free < needed.saturating_add(SPACE_RESERVE_BYTES) {
+        let needed = needed.saturating_add(SPACE_RESERVE_BYTES);
+        if free < needed {
             return Err(StoreError::Space { path: path.to_owned(), needed: ByteSize(needed), free: ByteSize(free) });
         }
         Ok(())
