@@ -12,9 +12,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
 
 pub use self::images::ReadyImage;
 use crate::artifact::{ArtifactError, Declared};
@@ -251,6 +253,11 @@ pub struct Run {
     events: Lines<BufReader<UnixStream>>,
 }
 
+/// How often it is looked whether a silent supervisor is still there.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// How long what a supervisor said before its end may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 impl Run {
     fn new(
         supervisor: Supervisor,
@@ -293,7 +300,18 @@ impl Run {
     /// What happens next; `None` when the supervisor is gone. Safe to cancel.
     pub async fn next_event(&mut self) -> Option<Event> {
         loop {
-            let line = self.events.next_line().await.ok().flatten()?;
+            let line = tokio::select! {
+                biased;
+                line = self.events.next_line() => line,
+                // Usually its end closes the socket. A copy of it that was just being forked holds it open for ever.
+                () = sleep(LOOK_AFTER) => {
+                    if !self.supervisor.has_ended() {
+                        continue;
+                    }
+                    timeout(LAST_WORDS, self.events.next_line()).await.ok()?
+                }
+            };
+            let line = line.ok().flatten()?;
             if let Ok(event) = serde_json::from_str(&line) {
                 return Some(event);
             }

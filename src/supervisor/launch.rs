@@ -62,6 +62,11 @@ impl Supervisor {
         self.child.id()
     }
 
+    /// Whether the process has ended, however that came about.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// The socket that its events come from, one JSON document a line.
     pub fn events(&self) -> io::Result<UnixStream> {
         self.socket.try_clone()

@@ -73,6 +73,7 @@ impl Life {
         let (request, descriptors) = receive_request(&control)?;
         let mut descriptors = descriptors.into_iter();
         let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
+        sys::bind_lock_to_process(&lock)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         Ok(Self { request, run, control, signals, _lock: lock, stdin: descriptors.next() })
     }

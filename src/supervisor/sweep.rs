@@ -1,14 +1,25 @@
 //! Mending what a killed supervisor or a reboot left: the record gets its end, the rest is removed.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use super::ARGV0;
 use super::clean::clean_up;
 use crate::artifact::{ArtifactError, ArtifactStore, Outcome, SaveRequest};
 use crate::container::{Cgroup, HostError, boot_id};
 use crate::store::{Exit, ExitReason, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
+use crate::sys::Lock;
 use crate::words::describe;
+
+const COPY_ATTEMPTS: u32 = 200;
+const COPY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a sweep could not do. The command that swept goes on.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +40,8 @@ pub fn sweep(store: &Store, state_root: &Path) -> Result<Vec<String>, SweepError
     let mut told = Vec::new();
     for run in store.unfinished_runs()? {
         // Whoever holds the lock is the supervisor, or another command that sweeps this very run.
-        let Some(_lock) = run.try_lock()? else { continue };
+        let Some(lock) = run.try_lock()? else { continue };
+        kill_copies(&lock);
         told.extend(end(store, &run, state_root)?);
     }
     sweep_tmp(store)?;
@@ -84,6 +96,36 @@ fn save_artifacts(store: &ArtifactStore, run: &RunDir, record: &RunRecord) -> Re
         saved_at: Timestamp::now(),
     })?;
     Ok(())
+}
+
+/// Ends what a killed supervisor was forking that moment: copies of it that were not init yet and so were not tied to its
+/// life. libcontainer's wait for each other for ever then. They are known by their name and by the lock's file, which
+/// they have open, and which nobody else of that name has, because we hold the lock.
+fn kill_copies(lock: &Lock) {
+    let Ok(locked) = lock.file().metadata() else { return };
+    let has_it_open = |process: &Path| {
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| fs::metadata(file.path()).ok())
+            .any(|file| (file.dev(), file.ino()) == (locked.dev(), locked.ino()))
+    };
+    for _ in 0..COPY_ATTEMPTS {
+        let mut found = false;
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let path = process.path();
+            let is_copy = fs::read(path.join("cmdline")).is_ok_and(|words| words.starts_with(ARGV0.as_bytes()));
+            if is_copy && has_it_open(&path) {
+                found = true;
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        if !found {
+            return;
+        }
+        // One that is just being forked is seen the next time.
+        sleep(COPY_PAUSE);
+    }
 }
 
 fn lost(rebooted: bool) -> Exit {

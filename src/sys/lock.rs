@@ -9,6 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -124,12 +125,33 @@ fn set_lock(file: &File, mode: LockMode, wait: Wait) -> Result<(), Errno> {
     fcntl(file, argument).map(drop)
 }
 
+/// Binds an exclusive lock that was handed over with its open file to the life of this process.
+///
+/// An open file is shared with every child that is forked, so its lock outlives this process for as long as one of them
+/// keeps it open. A record lock (`F_SETLK`) belongs to the process alone, but cannot be handed over. Hence the exchange: at
+/// any time one byte or the other is locked, so whoever asks for the whole file is refused throughout.
+///
+/// The kernel drops record locks when the process closes *any* descriptor of the file: `file` must stay open, and must be
+/// opened nowhere else in the process.
+pub fn bind_lock_to_process(file: &impl AsFd) -> io::Result<()> {
+    let file = file.as_fd();
+    fcntl(file, FcntlArg::F_OFD_SETLK(&part_of_file(libc::F_UNLCK, 1, 0)))?;
+    fcntl(file, FcntlArg::F_SETLK(&part_of_file(libc::F_WRLCK, 1, 0)))?;
+    fcntl(file, FcntlArg::F_OFD_SETLK(&part_of_file(libc::F_UNLCK, 0, 1)))?;
+    Ok(())
+}
+
 fn whole_file(kind: i32) -> libc::flock {
+    part_of_file(kind, 0, 0)
+}
+
+/// `length` 0 is everything from `start` on.
+fn part_of_file(kind: i32, start: i64, length: i64) -> libc::flock {
     libc::flock {
         l_type: i16::try_from(kind).unwrap_or_default(),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        l_len: 0,
+        l_start: start,
+        l_len: length,
         // The kernel demands 0 here for open-file-description locks.
         l_pid: 0,
     }
@@ -192,5 +214,18 @@ mod tests {
         held.remove().unwrap();
         let second = waiter.join().unwrap();
         assert!(names(&path, &second.file).unwrap());
+    }
+
+    #[test]
+    fn a_bound_lock_ends_with_the_process_and_not_with_the_last_copy_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::try_acquire(&path, LockMode::Exclusive).unwrap().unwrap();
+        let copy = lock.file().try_clone().unwrap();
+        bind_lock_to_process(lock.file()).unwrap();
+        assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());
+        // That attempt has closed a descriptor of the file, which to a record lock is the end of the process.
+        assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_some());
+        drop(copy);
     }
 }
