@@ -230,7 +230,7 @@ pub enum RegistryError {
     },
     /// A document that hashes to something else.
     #[error(
-        "`{what}` from `{host}` has the wrong content: it hashes to `{actual}`, expected `{expected}`; nothing of it was kept"
+        "`{what}` from `{host}` has the wrong content: it hashes to `{actual}`, expected `{expected}`; nothing of it was kept{HINT_CHANGED}"
     )]
     Digest {
         /// The registry.
@@ -243,7 +243,7 @@ pub enum RegistryError {
         actual: Digest,
     },
     /// A document with another size than its descriptor says.
-    #[error("`{what}` from `{host}` has {actual} bytes, expected {expected}; nothing of it was kept")]
+    #[error("`{what}` from `{host}` has {actual} bytes, expected {expected}; nothing of it was kept{HINT_CHANGED}")]
     Size {
         /// The registry.
         host: String,
@@ -255,7 +255,9 @@ pub enum RegistryError {
         actual: u64,
     },
     /// A document that is no manifest, or one that does not fit its configuration.
-    #[error("`{image}` is not an image that can be run")]
+    #[error(
+        "`{image}` is not an image that can be run\nhint: is that its name? charts and other artifacts have none to run"
+    )]
     Document {
         /// The image.
         image: String,
@@ -264,7 +266,9 @@ pub enum RegistryError {
         source: DocumentError,
     },
     /// A configuration that is none.
-    #[error("`{image}` is not an image that can be run")]
+    #[error(
+        "`{image}` is not an image that can be run\nhint: is that its name? charts and other artifacts have none to run"
+    )]
     Config {
         /// The image.
         image: String,
@@ -291,7 +295,9 @@ pub enum RegistryError {
         limit: usize,
     },
     /// A blob that did not come in whole, however often it was tried.
-    #[error("`{digest}` from `{host}` broke off at {done} of {total} bytes, {attempts} attempts in a row: {reason}")]
+    #[error(
+        "`{digest}` from `{host}` broke off at {done} of {total} bytes, {attempts} attempts in a row: {reason}\nhint: try again; a proxy on the way may cut long downloads short"
+    )]
     Interrupted {
         /// The registry.
         host: String,
@@ -310,6 +316,9 @@ pub enum RegistryError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+const HINT_CHANGED: &str =
+    "\nhint: try again; if it stays so, the registry or a proxy on the way changes what it serves";
 
 fn fault_hint(fault: Fault, host: &str) -> String {
     match fault {

@@ -66,7 +66,7 @@ pub enum StoreError {
         source: serde_json::Error,
     },
     /// More or fewer bytes than the descriptor says.
-    #[error("blob `{digest}` has {actual} bytes{}, expected {expected}; nothing of it was kept", if *.more { " or more" } else { "" })]
+    #[error("blob `{digest}` has {actual} bytes{}, expected {expected}; nothing of it was kept{HINT_CHANGED}", if *.more { " or more" } else { "" })]
     Size {
         /// The blob.
         digest: Digest,
@@ -78,7 +78,7 @@ pub enum StoreError {
         expected: u64,
     },
     /// Content that hashes to something else.
-    #[error("blob `{expected}` has the wrong content, it hashes to `{actual}`; nothing of it was kept")]
+    #[error("blob `{expected}` has the wrong content, it hashes to `{actual}`; nothing of it was kept{HINT_CHANGED}")]
     Digest {
         /// What the descriptor promises.
         expected: Digest,
@@ -148,6 +148,9 @@ pub enum StoreError {
         name: String,
     },
 }
+
+const HINT_CHANGED: &str =
+    "\nhint: try again; if it stays so, the registry or a proxy on the way changes what it serves";
 
 fn full_disk_hint(error: &io::Error) -> &'static str {
     match error.kind() {

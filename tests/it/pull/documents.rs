@@ -48,7 +48,7 @@ async fn what_is_not_a_manifest_is_refused() {
         let (error, said) = puller.refused(&registry.reference("app:1")).await;
         assert!(matches!(error, RegistryError::Document { .. }), "{body}: {error}");
         assert!(
-            said.starts_with("`HOST/app:1` is not an image that can be run\n- ") && said.contains(expected),
+            said.starts_with("`HOST/app:1` is not an image that can be run\nhint: ") && said.contains(expected),
             "{said}"
         );
         assert_eq!(puller.left(), (0, 0));

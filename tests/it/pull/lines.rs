@@ -73,7 +73,8 @@ async fn a_layer_that_never_comes_ends_the_pull() {
     registry.when(&image.layers[0].digest.to_string()).cut_after(0);
     let (_, said) = puller.refused(&reference).await;
     let expected = format!(
-        "`{}` from `HOST` broke off at 0 of {} bytes, 5 attempts in a row: the connection broke",
+        "`{}` from `HOST` broke off at 0 of {} bytes, 5 attempts in a row: the connection broke\nhint: try again; a proxy on the way may cut long \
+         downloads short",
         image.layers[0].digest,
         image.layers[0].bytes.len()
     );
