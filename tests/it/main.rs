@@ -1,6 +1,7 @@
 //! Tests that need no privileges, in one binary.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod cli;
 mod pull;
 #[path = "../support/mod.rs"]
 mod support;
