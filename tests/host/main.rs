@@ -1,0 +1,22 @@
+//! The whole program on a real kernel: cgroups, mounts, namespaces, other people's tools as judges. Needs root.
+//!
+//! Each test has a store of its own and may run beside the others. A test that cannot run here says why.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod base;
+mod crash;
+mod exit;
+mod images;
+mod isolation;
+mod judges;
+mod layers;
+mod limits;
+mod mounts;
+mod options;
+mod pull;
+mod registry_service;
+mod runs;
+mod signals;
+#[path = "../support/mod.rs"]
+mod support;
+mod workflow;
