@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 pub use self::images::ReadyImage;
@@ -25,9 +26,10 @@ use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, RunName, Store, StoreError};
+use crate::store::{Exit, Reservation, RunName, Store, StoreError};
 use crate::supervisor::protocol::Event;
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
+use crate::sys::Lock;
 
 /// When an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +56,8 @@ pub struct ImageRequest {
 /// A run as it is asked for.
 #[derive(Debug)]
 pub struct RunRequest {
-    /// A name that is free.
-    pub name: RunName,
+    /// Its name, taken for it ([`Store::create_run`]).
+    pub reservation: Reservation,
     /// The workflow it comes from.
     pub workflow: Option<String>,
     /// What it runs in.
@@ -203,6 +205,13 @@ impl Engine {
         &self.store
     }
 
+    /// Keeps images from being removed; waits, without holding up anything else, for a removal that is going on.
+    pub async fn keep_images(&self) -> Result<Lock, EngineError> {
+        let store = self.store.clone();
+        let lock = spawn_blocking(move || store.shared()).await;
+        Ok(lock.map_err(|_| EngineError::Task("waiting for the store"))??)
+    }
+
     /// Has the image in the store, unpacked, whatever that takes.
     pub async fn image(&self, request: &ImageRequest, observer: &Arc<dyn Observer>) -> Result<ReadyImage, EngineError> {
         images::ready(&self.store, &self.settings.registry, request, observer).await
@@ -210,10 +219,11 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
-        let _kept = self.store.shared()?;
+        let _kept = self.keep_images().await?;
         let image = self.image(&request.image, observer).await?;
         let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;
-        let supervisor = Supervisor::start(&prepared.request, &prepared.lock, prepared.stdin.as_ref())?;
+        let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
+        prepared.reservation.keep();
         Run::new(supervisor, prepared.request.record.name, prepared.warnings, prepared.notes)
     }
 
@@ -224,7 +234,7 @@ impl Engine {
         options: &spec::Options,
         observer: &Arc<dyn Observer>,
     ) -> Result<spec::Built, EngineError> {
-        let _kept = self.store.shared()?;
+        let _kept = self.keep_images().await?;
         let image = self.image(image, observer).await?;
         prepare::spec(&self.store, &image, options, "spec")
     }
@@ -237,7 +247,7 @@ impl Engine {
         dir: &Path,
         observer: &Arc<dyn Observer>,
     ) -> Result<Vec<String>, EngineError> {
-        let _kept = self.store.shared()?;
+        let _kept = self.keep_images().await?;
         let image = self.image(image, observer).await?;
         prepare::bundle(&self.store, &image, options, dir)
     }
@@ -320,7 +330,10 @@ impl Run {
 }
 
 /// The end of a run whose supervisor was killed: cleans up in its place and reads the end from the record.
-pub fn end_of_lost_run(engine: &Engine, name: &RunName) -> Result<Option<Exit>, EngineError> {
+pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<Option<Exit>, EngineError> {
+    let Run { name, supervisor, .. } = run;
+    // Its lock ends with it, and no earlier.
+    drop(supervisor.wait());
     sweep(&engine.store, &engine.settings.state)?;
     match engine.store.run(name.as_str()) {
         Ok(run) => Ok(run.record()?.exit),

@@ -20,7 +20,7 @@ pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     let engine = context.engine(Some(&args.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let ready = block_on(async {
-        let _kept = engine.store().shared()?;
+        let _kept = engine.keep_images().await?;
         Ok(engine.image(&request, &observer).await?)
     })?;
     print_data(&format!("{}\n", ready.image.manifest_digest));

@@ -1,6 +1,6 @@
 //! Names for runs that were given none: `adjective-animal-N`.
 
-use crate::store::{RunName, Store};
+use crate::store::{Reservation, RunName, Store, StoreError};
 
 const ADJECTIVES: [&str; 32] = [
     "able", "amber", "bold", "brave", "brisk", "calm", "clever", "cosmic", "crisp", "eager", "fair", "fleet", "gentle",
@@ -14,17 +14,18 @@ const ANIMALS: [&str; 32] = [
     "puffin", "raven", "seal", "stork", "tapir", "wolf", "yak",
 ];
 
-/// A name that no run has; `random` chooses the words, the number makes it free. Another process may be faster to take
-/// it, which the creation of the run then tells.
-pub(super) fn free_name(store: &Store, random: u64) -> RunName {
+/// Takes a name that no run has; `random` chooses the words, the number makes it free.
+pub(super) fn take_free_name(store: &Store, random: u64) -> Result<Reservation, StoreError> {
     let pick =
         |shift: u32, words: [&'static str; 32]| words[usize::try_from((random >> shift) % 32).unwrap_or_default()];
     let (adjective, animal) = (pick(0, ADJECTIVES), pick(5, ANIMALS));
     let mut number: u64 = 1;
     loop {
-        match format!("{adjective}-{animal}-{number}").parse() {
-            Ok(name) if !store.has_run(&name) => return name,
-            _ => number += 1,
+        let name = format!("{adjective}-{animal}-{number}").parse();
+        match name.map(|name: RunName| store.create_run(&name)) {
+            // The words fit the grammar of names.
+            Err(_) | Ok(Err(StoreError::RunExists { .. })) => number += 1,
+            Ok(taken) => return taken,
         }
     }
 }
@@ -37,9 +38,8 @@ mod tests {
     fn names_count_up() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let first = free_name(&store, 7);
-        assert_eq!(first.as_str(), "cosmic-badger-1");
-        let _run = store.create_run(&first).unwrap();
-        assert_eq!(free_name(&store, 7).as_str(), "cosmic-badger-2");
+        let first = take_free_name(&store, 7).unwrap();
+        assert_eq!(first.name().as_str(), "cosmic-badger-1");
+        assert_eq!(take_free_name(&store, 7).unwrap().name().as_str(), "cosmic-badger-2");
     }
 }

@@ -10,14 +10,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::context::{Context, block_on, random};
 use super::exit::CliError;
-use super::names::free_name;
+use super::names::take_free_name;
 use super::options::options;
 use super::printer::{Printer, print_json};
 use crate::engine::{Engine, ImageRequest, PullPolicy, Run, RunRequest, end_of_lost_run};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;
 use crate::spec;
-use crate::store::{Exit, ExitReason, RunName, Store};
+use crate::store::{Exit, ExitReason, Reservation, Store};
 use crate::supervisor::protocol::Event;
 
 /// Interrupts after which a workload that does not stop is killed.
@@ -29,7 +29,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let request = RunRequest {
-        name: run_name(engine.store(), args.name.as_deref())?,
+        reservation: reserve(engine.store(), args.name.as_deref())?,
         workflow: None,
         image,
         options,
@@ -96,10 +96,11 @@ pub(super) const fn pull_policy(when: PullWhen) -> PullPolicy {
     }
 }
 
-pub(super) fn run_name(store: &Store, given: Option<&str>) -> Result<RunName, CliError> {
+/// Takes the name before anything is fetched, so that nobody else does meanwhile and a conflict is told at once.
+pub(super) fn reserve(store: &Store, given: Option<&str>) -> Result<Reservation, CliError> {
     match given {
-        Some(name) => Ok(name.parse()?),
-        None => Ok(free_name(store, random())),
+        Some(name) => Ok(store.create_run(&name.parse()?)?),
+        None => Ok(take_free_name(store, random())?),
     }
 }
 
@@ -134,7 +135,7 @@ pub(super) async fn attached(engine: &Engine, request: RunRequest, printer: Prin
             event = run.next_event() => match event {
                 Some(Event::Exited { exit }) => return Ok(report(&exit, printer)),
                 Some(event) => tell(&event, printer),
-                None => return lost(engine, &run, printer),
+                None => return lost(engine, run, printer),
             },
             number = signals.next() => {
                 interrupts += u32::from(matches!(number, INTERRUPT | TERMINATE));
@@ -172,11 +173,9 @@ fn report(exit: &Exit, printer: Printer) -> u8 {
     u8::try_from(exit.code).unwrap_or(super::exit::FAULT)
 }
 
-fn lost(engine: &Engine, run: &Run, printer: Printer) -> Result<u8, CliError> {
-    match end_of_lost_run(engine, run.name())? {
-        Some(exit) => Ok(report(&exit, printer)),
-        None => Err(CliError::SupervisorLost(run.name().to_string())),
-    }
+fn lost(engine: &Engine, run: Run, printer: Printer) -> Result<u8, CliError> {
+    let name = run.name().to_string();
+    end_of_lost_run(engine, run)?.map_or(Err(CliError::SupervisorLost(name)), |exit| Ok(report(&exit, printer)))
 }
 
 const INTERRUPT: i32 = nix::libc::SIGINT;

@@ -6,7 +6,7 @@ use super::args::{WorkflowListArgs, WorkflowRunArgs};
 use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
 use super::printer::print_list;
-use super::run::{attached, nonce, now, pull_policy, run_name};
+use super::run::{attached, nonce, now, pull_policy, reserve};
 use crate::image::Platform;
 use crate::workflow::find::{Project, find, load, named};
 use crate::workflow::plan::plan;
@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     let plan = plan(load(&project)?.get(&args.workflow)?)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let circumstances = Circumstances {
-        name: run_name(engine.store(), args.name.as_deref())?,
+        reservation: reserve(engine.store(), args.name.as_deref())?,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
         pull: pull_policy(args.image.pull),
         host_name: &nix::unistd::gethostname()
@@ -27,7 +27,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         created: now(),
         nonce: nonce(),
     };
-    printer.say(&format!("run {}", circumstances.name));
+    printer.say(&format!("run {}", circumstances.reservation.name()));
     let request = request(&plan, &project.root, circumstances, &variable)?;
     block_on(attached(&engine, request, printer))
 }

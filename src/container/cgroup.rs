@@ -19,6 +19,8 @@ use crate::spec::CgroupVersion;
 const PARENT: &str = "dockless";
 /// A process that was killed needs a moment to leave its cgroup.
 const EMPTY_ATTEMPTS: u32 = 200;
+/// How often the lock of the parent is asked for when that looks empty.
+const PARENT_ATTEMPTS: u32 = 20;
 const EMPTY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The two kinds of hierarchies.
@@ -172,11 +174,19 @@ impl Cgroup {
         for hierarchy in &self.hierarchies {
             remove_dir(&self.dir(&hierarchy.mount))?;
         }
-        if let Some(_lock) = self.lock(FlockArg::LockExclusiveNonblock) {
-            for hierarchy in &self.hierarchies {
-                // Fails, as it should, while other runs are in it.
-                let _ = fs::remove_dir(hierarchy.mount.join(PARENT));
+        let parents = || self.hierarchies.iter().map(|hierarchy| hierarchy.mount.join(PARENT));
+        // Whoever holds the lock is about to put something into it, or is about to remove it.
+        for _ in 0..PARENT_ATTEMPTS {
+            let is_left = parents().any(|parent| parent.is_dir() && children(&parent).is_empty());
+            if !is_left {
+                break;
             }
+            if let Some(_lock) = self.lock(FlockArg::LockExclusiveNonblock) {
+                // Fails, as it should, while other runs are in it.
+                parents().for_each(|parent| drop(fs::remove_dir(parent)));
+                break;
+            }
+            std::thread::sleep(EMPTY_PAUSE);
         }
         Ok(())
     }
@@ -232,7 +242,8 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
 
 fn collect_pids(dir: &Path, pids: &mut Vec<Pid>) {
     let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else { return };
-    pids.extend(procs.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw));
+    // 0 stands for a process of another pid namespace, and kill(2) takes it for our own process group.
+    pids.extend(procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).map(Pid::from_raw));
     for child in children(dir) {
         collect_pids(&child, pids);
     }

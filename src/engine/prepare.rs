@@ -10,14 +10,13 @@ use crate::artifact::ArtifactStore;
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
-use crate::store::{RunDir, RunRecord, RunState, Store};
+use crate::store::{Reservation, RunRecord, RunState, Store};
 use crate::supervisor::protocol::{Request, Volume};
-use crate::sys::Lock;
 
 /// A run that only has to be started.
 pub(super) struct Prepared {
     pub(super) request: Request,
-    pub(super) lock: Lock,
+    pub(super) reservation: Reservation,
     pub(super) stdin: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -29,22 +28,22 @@ struct Words {
     notes: Vec<String>,
 }
 
-/// Makes the run's directory and all in it. When something fails nothing of it stays.
+/// Fills the run's directory. When something fails nothing of it stays.
 pub(super) fn run(
     store: &Store,
     state: &Path,
     request: RunRequest,
     image: &ReadyImage,
 ) -> Result<Prepared, EngineError> {
-    let (dir, lock) = store.create_run(&request.name)?;
-    match fill(store, state, request, image, &dir) {
-        Ok((request, stdin, Words { warnings, notes })) => Ok(Prepared { request, lock, stdin, warnings, notes }),
+    // A failure drops the reservation, which removes the directory.
+    match fill(store, state, &request, image) {
+        Ok((supervised, Words { warnings, notes })) => {
+            let RunRequest { reservation, stdin, .. } = request;
+            Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
+        }
         Err(error) => {
-            if let Ok(name) = dir.name() {
-                // Only what this run has made: an earlier one of that name may have left artifacts.
-                drop(artifact_store(store).discard(&name));
-            }
-            drop(dir.remove());
+            // Only what this run has made: an earlier one of that name may have left artifacts.
+            drop(artifact_store(store).discard(request.reservation.name()));
             Err(error)
         }
     }
@@ -58,13 +57,13 @@ pub(super) fn artifact_store(store: &Store) -> ArtifactStore {
 fn fill(
     store: &Store,
     state: &Path,
-    request: RunRequest,
+    request: &RunRequest,
     image: &ReadyImage,
-    dir: &RunDir,
-) -> Result<(Request, Option<OwnedFd>, Words), EngineError> {
-    let RunRequest { name, workflow, mut options, created, .. } = request;
+) -> Result<(Request, Words), EngineError> {
+    let (name, dir) = (request.reservation.name(), request.reservation.dir());
+    let mut options = request.options.clone();
     let id = format!("{name}-{:08x}", request.nonce);
-    let artifacts = artifact_store(store).prepare(&name, dir.path(), &request.artifacts)?;
+    let artifacts = artifact_store(store).prepare(name, dir.path(), &request.artifacts)?;
     for artifact in &artifacts {
         options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
     }
@@ -84,9 +83,9 @@ fn fill(
     write_spec(&dir.path().join("config.json"), &built)?;
     let record = RunRecord {
         schema: 1,
-        name,
+        name: name.clone(),
         id,
-        workflow,
+        workflow: request.workflow.clone(),
         image: image.image.reference.clone(),
         manifest: image.image.manifest_digest.clone(),
         layers: image.layers.clone(),
@@ -94,7 +93,7 @@ fn fill(
         state: RunState::Creating,
         rootfs: String::new(),
         boot_id: boot_id()?,
-        created,
+        created: request.created.clone(),
         started: None,
         finished: None,
         pid: None,
@@ -122,7 +121,7 @@ fn fill(
         artifacts,
         artifact_owner: request.artifact_owner,
     };
-    Ok((supervised, request.stdin, Words { warnings: built.warnings, notes: built.notes }))
+    Ok((supervised, Words { warnings: built.warnings, notes: built.notes }))
 }
 
 /// The spec of a run that will not take place, for those who want to see it.

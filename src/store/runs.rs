@@ -20,6 +20,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ use crate::image::{ByteSize, Digest, Reference};
 use crate::sys::{Lock, LockMode, write_atomic};
 
 const MAX_NAME_LEN: usize = 63;
+/// How often and how long the lock of a free name is waited for.
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The name of a run: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, at most 63 characters, safe as a file name and a cgroup name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -287,7 +291,7 @@ impl RunDir {
         self.artifacts().is_dir()
     }
 
-    /// Removes what an ended run needs no more; with `keep` the writable layer stays. The run counts as finished then.
+    /// Removes what an ended run needs no more; with `keep` the writable layer stays.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
         let mut names = vec!["work", "rootfs", "volumes", "etc", "config.json"];
         if !keep {
@@ -299,7 +303,7 @@ impl RunDir {
         for name in names {
             remove_any(&self.path.join(name))?;
         }
-        self.finish()
+        Ok(())
     }
 
     /// Removes the directory and all in it.
@@ -308,27 +312,87 @@ impl RunDir {
         self.finish()
     }
 
-    fn finish(&self) -> Result<(), StoreError> {
+    /// Takes the mark of an unfinished run away: it has been cleaned up, and its record says how it ended.
+    pub fn finish(&self) -> Result<(), StoreError> {
         remove_any(&active_path(&self.path))
+    }
+
+    /// Whether there is no record at all, as opposed to one that cannot be read.
+    #[must_use]
+    pub fn lacks_record(&self) -> bool {
+        matches!(self.record(), Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// A name with its directory and its lock, for a run that is being set up; dropping it gives all of them back.
+#[derive(Debug)]
+pub struct Reservation {
+    name: RunName,
+    dir: RunDir,
+    lock: Lock,
+    kept: bool,
+}
+
+impl Reservation {
+    /// The name.
+    #[must_use]
+    pub const fn name(&self) -> &RunName {
+        &self.name
+    }
+
+    /// The run's directory.
+    #[must_use]
+    pub const fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// The run's lock.
+    #[must_use]
+    pub const fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// The run belongs to its supervisor from now on.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.kept {
+            drop(self.dir.clone().remove());
+        }
     }
 }
 
 impl Store {
     /// Makes the directory of a new run, whose name must be free, and takes the lock that says the run lives.
-    pub fn create_run(&self, name: &RunName) -> Result<(RunDir, Lock), StoreError> {
-        let run = RunDir { path: self.run_path(name) };
+    pub fn create_run(&self, name: &RunName) -> Result<Reservation, StoreError> {
+        let dir = RunDir { path: self.run_path(name) };
         let taken = || StoreError::RunExists { name: name.to_string() };
-        if run.path.exists() {
-            return Err(taken());
-        }
-        let lock = run.try_lock()?.ok_or_else(taken)?;
-        match fs::DirBuilder::new().mode(0o700).create(&run.path) {
-            Ok(()) => Ok((run, lock)),
+        let mut attempts = 0;
+        let lock = loop {
+            if dir.path.exists() {
+                return Err(taken());
+            }
+            if let Some(lock) = dir.try_lock()? {
+                break lock;
+            }
+            // A sweep holds every lock it finds for a moment; a run has made its directory by then.
+            attempts += 1;
+            if attempts == LOCK_ATTEMPTS {
+                return Err(taken());
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        };
+        match fs::DirBuilder::new().mode(0o700).create(&dir.path) {
+            Ok(()) => Ok(Reservation { name: name.clone(), dir, lock, kept: false }),
             // Another process was faster; the mark stays for the sweep, which sees what is true by then.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(taken()),
             Err(source) => {
                 drop(lock.remove());
-                Err(StoreError::Write { path: run.path, source })
+                Err(StoreError::Write { path: dir.path, source })
             }
         }
     }
@@ -416,16 +480,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let name: RunName = "one".parse().unwrap();
-        let (run, lock) = store.create_run(&name).unwrap();
+        let reserved = store.create_run(&name).unwrap();
+        let run = reserved.dir().clone();
         assert!(matches!(store.create_run(&name), Err(StoreError::RunExists { .. })));
         assert!(run.is_live() && run.try_lock().unwrap().is_none());
+        let lock = reserved.lock().file().try_clone().unwrap();
+        reserved.keep();
+        assert!(run.is_live(), "the lock is held as long as anybody has its file");
         drop(lock);
         assert!(!run.is_live());
         assert!(matches!(store.create_run(&name), Err(StoreError::RunExists { .. })), "an ended run keeps its name");
         assert_eq!(store.unfinished_runs().unwrap().len(), 1, "the mark of an unfinished run is lost");
         store.run("one").unwrap().remove().unwrap();
         assert!(matches!(store.run("one"), Err(StoreError::NoRun { .. })));
-        assert!(store.create_run(&name).is_ok());
+        drop(store.create_run(&name).unwrap());
+        assert!(store.create_run(&name).is_ok(), "a name that was not used is free again");
+        assert_eq!(store.unfinished_runs().unwrap().len(), 0);
         assert!(matches!(store.run("../x"), Err(StoreError::NoRun { .. })));
     }
 }

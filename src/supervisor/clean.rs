@@ -10,6 +10,8 @@ use crate::words::describe;
 
 /// Removes everything of the run that is not to stay: processes, cgroup, libcontainer's state, mounts, writable layer, and
 /// the whole directory when the record says so. Goes on after a failure; returns what could not be done, in words.
+///
+/// A run that stays keeps its mark of being unfinished: that goes when its end is on disk.
 pub(super) fn clean_up(run: &RunDir, record: &RunRecord, state_root: &Path) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |what: &str, result: Result<(), String>| {

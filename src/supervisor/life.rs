@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -28,7 +29,7 @@ use crate::artifact::{self, ArtifactStore, SaveRequest};
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
-use crate::store::{Exit, ExitReason, RunDir, RunState, Store};
+use crate::store::{Exit, ExitReason, RunDir, RunState, Store, StoreError};
 use crate::sys;
 use crate::words::describe;
 
@@ -91,11 +92,16 @@ impl Life {
                 message: Some(failure.message),
             },
         };
-        self.record_exit(&exit);
-        self.save_artifacts(&exit);
-        let warnings = clean_up(&self.run, &self.request.record, &self.request.state);
-        for warning in warnings {
+        // A full disk may refuse the record now and take it when the writable layer is gone.
+        let mut recorded = self.record_exit(&exit);
+        recorded = self.save_artifacts(&exit).unwrap_or(recorded);
+        for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
             self.warn(warning);
+        }
+        if !self.request.record.remove {
+            let written = recorded.or_else(|_| self.run.write_record(&self.request.record));
+            let finished = written.and_then(|()| self.run.finish());
+            self.warn_if(finished.map_err(|error| describe(&error)));
         }
         self.tell(&Event::Exited { exit });
     }
@@ -135,6 +141,11 @@ impl Life {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
+        if client_is_gone(&self.control) {
+            return Err(StartFailure::ours(
+                "the command that had started the run was killed before its workload started",
+            ));
+        }
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
         let relay =
@@ -190,7 +201,7 @@ impl Life {
         self.tell(&Event::Started { pid });
     }
 
-    fn record_exit(&mut self, exit: &Exit) {
+    fn record_exit(&mut self, exit: &Exit) -> Result<(), StoreError> {
         let record = &mut self.request.record;
         record.state = if self.request.artifacts.is_empty() { final_state(exit) } else { RunState::Saving };
         record.finished = Some(now());
@@ -198,17 +209,17 @@ impl Life {
         record.exit = Some(exit.clone());
         // A record that is about to be removed need not survive a power cut; the sweep would remove it as well.
         let lasting = !self.request.record.remove || !self.request.artifacts.is_empty();
-        let written = if lasting {
+        if lasting {
             self.run.write_record(&self.request.record)
         } else {
             self.run.write_passing_record(&self.request.record)
-        };
-        self.warn_if(written.map_err(|error| describe(&error)));
+        }
     }
 
-    fn save_artifacts(&mut self, exit: &Exit) {
+    /// Saves the artifacts and records that; `None` when there are none.
+    fn save_artifacts(&mut self, exit: &Exit) -> Option<Result<(), StoreError>> {
         if self.request.artifacts.is_empty() {
-            return;
+            return None;
         }
         let outcome = match exit.code {
             0 => artifact::Outcome::Done,
@@ -237,8 +248,7 @@ impl Life {
             }
         }
         self.request.record.state = final_state(exit);
-        let written = self.run.write_record(&self.request.record);
-        self.warn_if(written.map_err(|error| describe(&error)));
+        Some(self.run.write_record(&self.request.record))
     }
 
     fn warn_if(&self, result: Result<(), String>) {
@@ -255,6 +265,13 @@ impl Life {
     fn tell(&self, event: &Event) {
         drop(send_line(&self.control, event));
     }
+}
+
+/// Whether the other end of the socket is closed.
+fn client_is_gone(control: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(control.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// A system call that failed, as the reason why nothing was started.

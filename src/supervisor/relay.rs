@@ -98,12 +98,18 @@ impl Flow {
         match sink.write(piece) {
             Ok(written) => drop(self.pending.drain(..written)),
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
-            // Nobody reads it any more; the log still gets everything.
+            // Nobody reads it any more. The workload is told as it would be in a pipeline of a shell: by a closed pipe.
             Err(_) => {
-                self.sink = None;
-                self.pending.clear();
+                self.abandon();
+                self.source = None;
             }
         }
+    }
+
+    /// Writes no more; the log still gets everything.
+    fn abandon(&mut self) {
+        self.sink = None;
+        self.pending.clear();
     }
 }
 
@@ -146,9 +152,13 @@ impl<'a> Relay<'a> {
                 kill_at = None;
             }
             let Some(ready) = self.wait(ended, kill_at) else { break };
+            let mut has_written = false;
             for (flow, ready) in self.flows.iter_mut().zip(ready.flows) {
-                if ready {
+                // Both may write to one pipe, and what poll(2) has said holds for one write only.
+                let writes = !flow.pending.is_empty();
+                if ready && !(writes && has_written) {
                     flow.advance(&mut self.log, &mut buffer, &mut outcome);
+                    has_written |= writes;
                 }
             }
             if ready.signal
@@ -159,6 +169,8 @@ impl<'a> Relay<'a> {
             }
             if ready.order && !self.obey(ended) {
                 self.orders = None;
+                // A reader that has stalled must not keep the run from ending.
+                self.flows.iter_mut().for_each(Flow::abandon);
                 if !ended {
                     outcome.client_lost = true;
                     self.signal(self.stop_signal);
@@ -189,8 +201,8 @@ impl<'a> Relay<'a> {
         });
         let draining = ended && self.flows.iter().all(|flow| flow.pending.is_empty());
         let timeout = match kill_at {
+            _ if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX),
-            None if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
         let count = poll(&mut fds, timeout).unwrap_or(1);

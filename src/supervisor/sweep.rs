@@ -40,20 +40,34 @@ pub fn sweep(store: &Store, state_root: &Path) -> Result<Vec<String>, SweepError
     let mut told = Vec::new();
     for run in store.unfinished_runs()? {
         // Whoever holds the lock is the supervisor, or another command that sweeps this very run.
-        let Some(lock) = run.try_lock()? else { continue };
+        let lock = match run.try_lock() {
+            Ok(Some(lock)) => lock,
+            Ok(None) => continue,
+            Err(error) => {
+                told.push(describe(&error));
+                continue;
+            }
+        };
         kill_copies(&lock);
-        told.extend(end(store, &run, state_root)?);
+        // What cannot be mended now must not keep anybody from working, least of all from freeing space.
+        match end(store, &run, state_root) {
+            Ok(lines) => told.extend(lines),
+            Err(error) => told.push(describe(&error)),
+        }
     }
-    sweep_tmp(store)?;
+    if let Err(error) = sweep_tmp(store) {
+        told.push(describe(&error));
+    }
     Ok(told)
 }
 
 fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, SweepError> {
-    let Ok(mut record) = run.record() else {
+    if run.lacks_record() && !run.has_unsaved_artifacts() {
         // Killed before its first record: there is nothing in it that anybody could miss.
         run.clone().remove()?;
         return Ok(Vec::new());
-    };
+    }
+    let mut record = run.record()?;
     let mut told = Vec::new();
     if run.has_unsaved_artifacts() {
         // Nobody may write to them any more.
@@ -76,11 +90,15 @@ fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, Sw
         record.state = if exit.code == 0 { RunState::Done } else { RunState::Failed };
         record.exit = Some(exit);
         record.pid = None;
-        // Artifacts that were not saved stay, and so does the run.
-        record.remove &= !run.has_unsaved_artifacts();
-        run.write_record(&record)?;
     }
+    // Artifacts that were not saved stay, and so does the run.
+    record.remove &= !run.has_unsaved_artifacts();
+    // Space is freed before the record needs some.
     told.extend(clean_up(run, &record, state_root));
+    if !record.remove {
+        run.write_record(&record)?;
+        run.finish()?;
+    }
     Ok(told)
 }
 

@@ -7,7 +7,7 @@ use crate::engine::{ImageRequest, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::rootfs::Choice;
 use crate::spec::{EnvSetting, MemoryLimit, MountSetting, Options, SpecError};
-use crate::store::RunName;
+use crate::store::Reservation;
 
 /// Where the project directory is in the container.
 const PROJECT: &str = "/workflow";
@@ -15,8 +15,8 @@ const PROJECT: &str = "/workflow";
 /// What only the caller knows.
 #[derive(Debug)]
 pub struct Circumstances<'a> {
-    /// A name that is free.
-    pub name: RunName,
+    /// The name that was taken for it.
+    pub reservation: Reservation,
     /// Which image of a multi-platform one.
     pub platform: Platform,
     /// When the image is fetched.
@@ -38,9 +38,9 @@ pub fn request(
     circumstances: Circumstances<'_>,
     caller: &dyn Fn(&str) -> Option<String>,
 ) -> Result<RunRequest, SpecError> {
-    let Circumstances { name, platform, pull, host_name, artifact_owner, created, nonce } = circumstances;
+    let Circumstances { reservation, platform, pull, host_name, artifact_owner, created, nonce } = circumstances;
     let mut env = Vec::new();
-    for (key, value) in builtin_env(name.as_str(), host_name, &plan.artifacts) {
+    for (key, value) in builtin_env(reservation.name().as_str(), host_name, &plan.artifacts) {
         env.push(EnvSetting::set(&key, &value)?);
     }
     for (key, value) in &plan.env {
@@ -63,7 +63,7 @@ pub fn request(
         options.shm_size = size;
     }
     Ok(RunRequest {
-        name,
+        reservation,
         workflow: Some(plan.name.clone()),
         image: ImageRequest { reference: plan.image.clone(), platform, pull },
         options,
