@@ -178,3 +178,71 @@ fn read_log(context: &OwnedFd) -> String {
     }
     messages.join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+    use rustix::mount::MountPropagationFlags;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_of_mounting_show_the_same() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let temporary = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = temporary.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let lowers: Vec<PathBuf> = (0..150).map(|number| make(&format!("lower{number}"))).collect();
+        for (number, lower) in lowers.iter().enumerate() {
+            std::fs::write(lower.join(number.to_string()), "").unwrap();
+            std::fs::write(lower.join("top"), number.to_string()).unwrap();
+        }
+        let many: Vec<PathBuf> = lowers.iter().cycle().take(300).cloned().collect();
+        let mounted = |name: &str, old: bool, volatile: bool| {
+            let (upper, work, target) =
+                (make(&format!("{name}/upper")), make(&format!("{name}/work")), make(&format!("{name}/target")));
+            let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work, volatile };
+            if old {
+                overlay.mount_by_options(&target).unwrap()
+            } else {
+                overlay.mount(&target).unwrap()
+            };
+            let seen =
+                (std::fs::read_to_string(target.join("top")).unwrap(), std::fs::read_dir(&target).unwrap().count());
+            let too_many = Overlay { lowers: &many, ..overlay }.mount_by_options(&target).unwrap_err();
+            assert_eq!(Errno::from_io_error(&too_many.source), Some(Errno::TOOBIG));
+            unmount(&target).unwrap();
+            assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+            seen
+        };
+        std::thread::scope(|scope| {
+            let body = || {
+                unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                rustix::mount::mount_change("/", private).unwrap();
+                for (name, old, volatile) in
+                    [("a", true, true), ("b", true, false), ("c", false, true), ("d", false, false)]
+                {
+                    assert_eq!(mounted(name, old, volatile), ("0".to_owned(), 151), "{name}");
+                }
+            };
+            scope.spawn(body).join().unwrap();
+        });
+    }
+
+    #[test]
+    fn the_kernel_says_why() {
+        let temporary = tempfile::tempdir().unwrap();
+        let missing = temporary.path().join("missing");
+        let lowers = [temporary.path().to_owned()];
+        let overlay = Overlay { lowers: &lowers, upper: &missing, work: &missing, volatile: false };
+        let error = overlay.mount(temporary.path()).unwrap_err();
+        assert!(!error.operation.is_empty());
+    }
+}
