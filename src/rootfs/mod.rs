@@ -38,7 +38,7 @@ mod view;
 
 pub use archive::TarError;
 pub use assemble::{Choice, ChoiceError, Method, Rootfs, assemble, mount_overlay, probe};
-pub use copy::copy_flat;
+pub use copy::{copy_flat, seed_volume};
 pub use error::{EntryError, LayerError, RootfsError};
 pub use layers::{Layers, Unpacker, ready};
 pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};

@@ -184,8 +184,10 @@ impl Life {
         rootfs::replace_etc_links(&rootfs.path).map_err(failure)?;
         let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
         rootfs::prepare(&rootfs.path, &request.working_dir, &volumes).map_err(failure)?;
-        for host in request.volumes.iter().filter_map(|volume| volume.host.as_ref()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(host).map_err(system("make a volume's directory"))?;
+        for volume in &request.volumes {
+            if let Some(host) = &volume.host {
+                rootfs::seed_volume(&rootfs.path, &volume.destination, host).map_err(failure)?;
+            }
         }
         Ok(rootfs)
     }
