@@ -2,12 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::assemble::describe_root;
 use super::attributes::{Original, copy_dir_attributes, copy_node};
@@ -39,17 +36,6 @@ pub fn copy_flat(layers: &Layers, target: &Path) -> Result<(), RootfsError> {
         copy.describe(node).map_err(|source| RootfsError::Copy { path: node.path.clone(), source })?;
     }
     describe_root(layers, target)
-}
-
-/// Makes the directory `host` and fills it with what the root file system at `root` has at `destination`, as docker fills
-/// a fresh volume. Links on the way are followed inside `root`.
-pub fn seed_volume(root: &Path, destination: &str, host: &Path) -> Result<(), RootfsError> {
-    let failed = |source| RootfsError::Host { operation: "make a volume in", path: host.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o755).create(host).map_err(failed)?;
-    let from = Dir::open(root).and_then(|root| root.open_dir(OsStr::new(destination))).map_err(failed)?;
-    // The path of an open directory cannot be led elsewhere any more.
-    let open = PathBuf::from(format!("/proc/self/fd/{}", from.as_fd().as_raw_fd()));
-    copy_flat(&Layers::from_paths(vec![open.clone()], Some(open)), host)
 }
 
 struct Copy<'a> {

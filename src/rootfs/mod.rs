@@ -38,12 +38,12 @@ mod view;
 
 pub use archive::TarError;
 pub use assemble::{Choice, ChoiceError, Method, Rootfs, assemble, mount_overlay, probe};
-pub use copy::{copy_flat, seed_volume};
+pub use copy::copy_flat;
 pub use error::{EntryError, LayerError, RootfsError};
 pub use layers::{Layers, Unpacker, ready};
 pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};
 pub use pax::MAX_RECORD_BYTES;
-pub use prepare::{preflight, prepare, replace_etc_links};
+pub use prepare::{preflight, prepare, replace_etc_links, seed_volume};
 pub use stream::StreamError;
 pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES};
 pub use view::View;

@@ -3,11 +3,16 @@
 //! The image decides what stands there, so every step is taken beneath the root, with links followed inside it.
 
 use std::ffi::OsStr;
+use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
+use super::copy::copy_flat;
 use super::error::RootfsError;
+use super::layers::Layers;
 use super::path::{ImagePath, Step, Trail};
 use crate::sys::beneath::{Dir, FileKind};
 
@@ -70,7 +75,19 @@ pub fn replace_etc_links(root: &Path) -> Result<(), RootfsError> {
     Ok(())
 }
 
-fn make_directory(root: &Dir, path: &str) -> Result<(), RootfsError> {
+/// Makes the directory `host` and fills it with what the root file system at `root` has at `destination`, as docker fills
+/// a fresh volume. Links on the way are followed inside `root`.
+pub fn seed_volume(root: &Path, destination: &str, host: &Path) -> Result<(), RootfsError> {
+    let failed = |source| RootfsError::Host { operation: "make a volume in", path: host.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(NEW_DIRECTORY_MODE).create(host).map_err(failed)?;
+    let from = make_directory(&Dir::open(root).map_err(failed)?, destination)?;
+    // The path of an open directory cannot be led elsewhere any more.
+    let open = PathBuf::from(format!("/proc/self/fd/{}", from.as_fd().as_raw_fd()));
+    copy_flat(&Layers::from_paths(vec![open.clone()], Some(open)), host)
+}
+
+/// Makes a directory with those above it, and opens it.
+fn make_directory(root: &Dir, path: &str) -> Result<Dir, RootfsError> {
     let mut trail = Trail::new(path.as_bytes());
     let mut at = ImagePath::root();
     let mut dir = open(root, &at)?;
@@ -100,7 +117,7 @@ fn make_directory(root: &Dir, path: &str) -> Result<(), RootfsError> {
         dir = dir.open_dir(&name).map_err(failed)?;
         at = next;
     }
-    Ok(())
+    Ok(dir)
 }
 
 fn new_directory(dir: &Dir, name: &OsStr) -> io::Result<()> {

@@ -47,6 +47,8 @@ struct Flow {
     sink: Option<File>,
     sink_takes_bytes: usize,
     pending: Vec<u8>,
+    /// Nobody waits for a sink that does not take more at once: what it misses stands in the log.
+    is_lossy: bool,
 }
 
 impl Flow {
@@ -55,23 +57,40 @@ impl Flow {
         let kind = sink.metadata()?.file_type();
         let may_block = kind.is_fifo() || kind.is_char_device() || kind.is_socket();
         let sink_takes_bytes = if may_block { SAFE_WRITE_BYTES } else { usize::MAX };
-        Ok(Self { stream, source: Some(File::from(source)), sink: Some(sink), sink_takes_bytes, pending: Vec::new() })
+        Ok(Self {
+            stream,
+            source: Some(File::from(source)),
+            sink: Some(sink),
+            sink_takes_bytes,
+            pending: Vec::new(),
+            is_lossy: false,
+        })
     }
 
     /// What to wait for: room in the sink while something is pending, else more from the source.
     fn interest(&self) -> Option<PollFd<'_>> {
         match (&self.sink, &self.source) {
-            (Some(sink), _) if !self.pending.is_empty() => Some(PollFd::new(sink.as_fd(), PollFlags::POLLOUT)),
+            (Some(sink), _) if self.waits_for_sink() => Some(PollFd::new(sink.as_fd(), PollFlags::POLLOUT)),
             (_, Some(source)) => Some(PollFd::new(source.as_fd(), PollFlags::POLLIN)),
             (_, None) => None,
         }
     }
 
+    fn waits_for_sink(&self) -> bool {
+        !self.pending.is_empty() && !self.is_lossy
+    }
+
     fn advance(&mut self, log: &mut LogWriter, buffer: &mut [u8], outcome: &mut Outcome) {
-        if self.pending.is_empty() {
-            self.read(log, buffer, outcome);
-        } else {
+        if self.waits_for_sink() {
             self.write();
+            return;
+        }
+        self.read(log, buffer, outcome);
+        while self.is_lossy && !self.pending.is_empty() && self.sink_is_ready() {
+            self.write();
+        }
+        if self.is_lossy {
+            self.pending.clear();
         }
     }
 
@@ -100,16 +119,17 @@ impl Flow {
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             // Nobody reads it any more. The workload is told as it would be in a pipeline of a shell: by a closed pipe.
             Err(_) => {
-                self.abandon();
+                self.sink = None;
+                self.pending.clear();
                 self.source = None;
             }
         }
     }
 
-    /// Writes no more; the log still gets everything.
-    fn abandon(&mut self) {
-        self.sink = None;
-        self.pending.clear();
+    fn sink_is_ready(&self) -> bool {
+        let Some(sink) = &self.sink else { return false };
+        let mut fds = [PollFd::new(sink.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -146,7 +166,7 @@ impl<'a> Relay<'a> {
         let mut buffer = vec![0; READ_BYTES];
         let mut ended = false;
         let mut kill_at: Option<Instant> = None;
-        while !(ended && self.flows.iter().all(|flow| flow.source.is_none() && flow.pending.is_empty())) {
+        while !(ended && self.flows.iter().all(|flow| flow.source.is_none() && !flow.waits_for_sink())) {
             if kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.signal(Signal::SIGKILL as i32);
                 kill_at = None;
@@ -155,7 +175,7 @@ impl<'a> Relay<'a> {
             let mut has_written = false;
             for (flow, ready) in self.flows.iter_mut().zip(ready.flows) {
                 // Both may write to one pipe, and what poll(2) has said holds for one write only.
-                let writes = !flow.pending.is_empty();
+                let writes = flow.waits_for_sink();
                 if ready && !(writes && has_written) {
                     flow.advance(&mut self.log, &mut buffer, &mut outcome);
                     has_written |= writes;
@@ -170,7 +190,7 @@ impl<'a> Relay<'a> {
             if ready.order && !self.obey(ended) {
                 self.orders = None;
                 // A reader that has stalled must not keep the run from ending.
-                self.flows.iter_mut().for_each(Flow::abandon);
+                self.flows.iter_mut().for_each(|flow| flow.is_lossy = true);
                 if !ended {
                     outcome.client_lost = true;
                     self.signal(self.stop_signal);
@@ -199,7 +219,7 @@ impl<'a> Relay<'a> {
                 fds.len() - 1
             })
         });
-        let draining = ended && self.flows.iter().all(|flow| flow.pending.is_empty());
+        let draining = ended && self.flows.iter().all(|flow| !flow.waits_for_sink());
         let timeout = match kill_at {
             _ if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX),
