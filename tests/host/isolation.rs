@@ -146,14 +146,11 @@ fn the_hosts_mounts_are_not_seen() {
 #[test]
 fn descriptors_of_the_caller_stay_outside() {
     let Some(env) = app() else { return };
-    // In the place of init, and without a pipeline, whose pipes init would hold for a moment.
-    let list = "exec ls /proc/self/fd";
-    let run = env.command(["run", "--rm", "-i", "app", "sh", "-c", list]);
+    let run = env.command(["run", "--rm", "-i", "app", "ls", "/proc/self/fd"]);
     let mut command = program("sh", ["-c", "exec 7</etc/passwd 9<>/dev/null; exec \"$@\"", "sh"]);
     let output = finish_with(command.arg(run.get_program()).args(run.get_args()), b"");
-    // The fourth is the directory that is being read.
-    assert_eq!(output.stdout.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"], "{}", output.stderr);
-    assert_eq!(output.code, 0);
+    // The last is the directory that is listed.
+    assert_eq!(output.text(), "0\n1\n2\n3");
 }
 
 /// Ignored signals and a signal mask pass through execve(2). Signals 32 and 33 are glibc's own: its `posix_spawn` ignores

@@ -166,16 +166,7 @@ fn quiet_and_verbose() {
     let name = env.name();
     let talk = env.run(["run", "--verbose", "--rm", "--name", &name, "app", "true"]).code(0).stderr;
     assert!(talk.contains("root file system: overlay") && talk.contains(&format!("run {name}")), "{talk}");
-    assert_eq!(
-        talk_lines(&env.run(["-v", "run", "--rm", "--name", &name, "app", "true"]).code(0).stderr),
-        talk_lines(&talk)
-    );
+    let same = env.run(["-v", "run", "--rm", "--name", &name, "app", "true"]).code(0).stderr;
+    assert_eq!(same.lines().count(), talk.lines().count(), "{talk}\n{same}");
     assert_eq!(env.run(["run", "-q", "--rm", "--name", &name, "app", "true"]).code(0).stderr, "");
-}
-
-/// The first run of an image also tells that it was unpacked.
-fn talk_lines(talk: &str) -> usize {
-    talk.lines()
-        .filter(|line| line.starts_with("run ") || line.starts_with("root file") || line.starts_with("started"))
-        .count()
 }
