@@ -83,7 +83,6 @@ fn volumes_of_the_image_hold_what_it_has_there() {
 }
 
 #[test]
-#[ignore = "the volumes of a read-only root are mounted empty so far"]
 fn volumes_of_a_read_only_root_hold_what_the_image_has_there() {
     let Some(env) = app_with(|image| image.dir("data").file("data/seed", "seed").volume("/data")) else { return };
     assert_eq!(env.script(&["--read-only"], "cat /data/seed; touch /data/new").text(), "seed");
