@@ -20,8 +20,10 @@ const WORKING_MODE: u32 = 0o700;
 /// Copies the merged layers into the empty directory `target`: content with its holes, owners, modes, times, extended
 /// attributes, hard links. Blocks are shared with the layers where the file system can do that.
 pub fn copy_flat(layers: &Layers, target: &Path) -> Result<(), RootfsError> {
-    let host = |source| RootfsError::Host { operation: "open", path: target.to_owned(), source };
+    let host = |source| RootfsError::Host { operation: "prepare the directory", path: target.to_owned(), source };
     let to = Dir::open(target).map_err(host)?;
+    // A group that the host hands down is not for images; nobody else looks in before all is there.
+    to.set_own_owner(0, 0).and_then(|()| to.set_own_mode(WORKING_MODE)).map_err(host)?;
     let merged = layers.open()?;
     let mut copy = Copy { umask: to.umask(), to, merged: &merged, links: HashMap::new() };
     let mut directories = Vec::new();

@@ -158,7 +158,7 @@ pub enum LayerError {
         source: EntryError,
     },
     /// The tree is there, but its last touches failed.
-    #[error("cannot finish `{path}`{}", full_disk_hint(source))]
+    #[error("cannot make `{path}` what it is to be{}", full_disk_hint(source))]
     Finish {
         /// The place in the image.
         path: ImagePath,

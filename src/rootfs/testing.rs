@@ -216,9 +216,11 @@ pub(super) fn line_text(
     time: Time,
     xattrs: &std::collections::BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> String {
-    let xattrs: String =
-        xattrs.iter().map(|(name, value)| format!(" {}={}", name.escape_ascii(), value.escape_ascii())).collect();
-    format!("{what} {mode:o} {uid}:{gid} {}.{:09}{xattrs}", time.seconds, time.nanoseconds)
+    let mut text = format!("{what} {mode:o} {uid}:{gid} {}.{:09}", time.seconds, time.nanoseconds);
+    for (name, value) in xattrs {
+        text += &[" ", &name.escape_ascii().to_string(), "=", &value.escape_ascii().to_string()].concat();
+    }
+    text
 }
 
 /// Everything at and below `root` with all metadata, in order: what two trees are compared by.

@@ -74,7 +74,8 @@ pub(super) fn unpack_upon(layer: Layer<'_>, root: &Path, lowers: &Merged) -> Res
 fn unpack(layer: Layer<'_>, root: &Path, lowers: Option<&Merged>) -> Result<Option<(LayerInfo, Needs)>, LayerError> {
     let Layer { blob, diff_id, limits, progress } = layer;
     let source = Source { blob, max_bytes: limits.bytes, algorithm: diff_id.algorithm(), progress };
-    let tree = Tree::new(root, lowers).map_err(StreamError::Read)?;
+    let tree = Tree::new(root, lowers);
+    let tree = tree.map_err(|source| LayerError::Finish { path: ImagePath::root(), source })?;
     let (taken, actual) = uncompress(source, |reader| read_entries(reader, tree, limits.entries))?;
     let Some((finished, entries)) = taken else { return Ok(None) };
     if actual != *diff_id {
@@ -122,8 +123,8 @@ fn read_entries(
 /// Makes a tree right that was unpacked alone, now that the layers below are known. `false` when that takes unpacking it
 /// again: a lower layer has a link where this one has a directory only because something stands in it.
 pub(super) fn mend(root: &Path, needs: &Needs, lowers: &Merged) -> Result<bool, LayerError> {
-    let tree = Dir::open(root).map_err(StreamError::Read)?;
     let failed = |path: &ImagePath, source| LayerError::Finish { path: path.clone(), source };
+    let tree = Dir::open(root).map_err(|source| failed(&ImagePath::root(), source))?;
     for path in &needs.guesses {
         let found = lowers.find(path).map_err(|source| failed(path, source))?;
         if matches!(found, Some((_, Found::Other(_, metadata))) if metadata.kind == FileKind::Symlink) {

@@ -209,10 +209,10 @@ mod tests {
                 (make(&format!("{name}/upper")), make(&format!("{name}/work")), make(&format!("{name}/target")));
             let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work, volatile };
             if old {
-                overlay.mount_by_options(&target).unwrap()
+                overlay.mount_by_options(&target).unwrap();
             } else {
-                overlay.mount(&target).unwrap()
-            };
+                overlay.mount(&target).unwrap();
+            }
             let seen =
                 (std::fs::read_to_string(target.join("top")).unwrap(), std::fs::read_dir(&target).unwrap().count());
             let too_many = Overlay { lowers: &many, ..overlay }.mount_by_options(&target).unwrap_err();

@@ -43,7 +43,7 @@ impl Model {
 
     fn apply(&mut self, items: &[Item]) -> Result<(), Refused> {
         for item in items {
-            let (mut parent, name) = self.clean(&item.name);
+            let (mut parent, name) = Self::clean(&item.name);
             let Some(name) = name else {
                 self.insert(Vec::new(), item.clone());
                 continue;
@@ -71,7 +71,7 @@ impl Model {
 
     fn make(&mut self, at: Way, item: &Item) -> Result<(), Refused> {
         if item.flag == b'1' {
-            let (parent, name) = self.clean(&item.link);
+            let (parent, name) = Self::clean(&item.link);
             let mut target = self.directory(parent, false)?.ok_or(Refused)?;
             target.push(name.ok_or(Refused)?);
             let mut inode = *self.paths.get(&target).ok_or(Refused)?;
@@ -120,7 +120,7 @@ impl Model {
     }
 
     /// The cleaned name's parent and last component; none for the root.
-    fn clean(&self, name: &[u8]) -> (Way, Option<Vec<u8>>) {
+    fn clean(name: &[u8]) -> (Way, Option<Vec<u8>>) {
         let mut way = Way::new();
         for component in name.split(|byte| *byte == b'/') {
             match component {

@@ -445,5 +445,19 @@ fn headers_of_old_and_odd_writers() {
     let fixture = Fixture::new();
     let layer = fixture.layer(&bytes);
     let paths: Vec<String> = listing(&layer).iter().map(|line| line.split(" 644").next().unwrap().to_owned()).collect();
-    assert_eq!(paths[1..], [format!("/long name file \"x\""), format!("/olddir dir 755 0:0 {AT}")]);
+    assert_eq!(paths[1..], ["/long name file \"x\"".to_owned(), format!("/olddir dir 755 0:0 {AT}")]);
+}
+
+#[test]
+fn nothing_is_inherited_from_the_stores_directories() {
+    use std::os::unix::fs::PermissionsExt;
+    root_only!();
+    let fixture = Fixture::new();
+    let tmp = fixture.store.root().join("tmp");
+    std::os::unix::fs::chown(&tmp, Some(0), Some(50)).unwrap();
+    std::fs::set_permissions(&tmp, std::fs::Permissions::from_mode(0o2700)).unwrap();
+    let layer = fixture.layer(&tar(&[file("f", ""), dir("d"), file("d/g", ""), symlink("s", "f")]));
+    let lines = listing(&layer);
+    assert!(lines.iter().all(|line| line.contains(" 0:0 ")), "{lines:?}");
+    assert!(lines[0].starts_with("/ dir 755 "), "{lines:?}");
 }

@@ -262,12 +262,14 @@ fn layers_come_in_any_order_and_once() {
         let heard = Heard::default();
         let unpacker = Unpacker::begin(&fixture.store, &image, &heard).unwrap();
         assert_eq!(unpacker.missing(), [0, 1, 2, 3, 4]);
-        order.iter().for_each(|index| unpacker.unpack(*index).unwrap());
+        for index in order {
+            unpacker.unpack(index).unwrap();
+        }
         assert_eq!(unpacker.missing(), Vec::<usize>::new());
         let keys = unpacker.finish().unwrap();
         assert_eq!(ready(&fixture.store, &image).unwrap().unwrap(), keys);
-        let unpacked = heard.0.lock().unwrap().iter().filter(|word| *word == "unpacked").count();
-        assert_eq!(unpacked, 5);
+        let told = heard.0.lock().unwrap().iter().filter(|word| *word == "unpacked").count();
+        assert_eq!(told, 5);
         assert_eq!(
             paths(&overlay(&Layers::load(&fixture.store, &keys).unwrap(), fixture.path())),
             ["/", "/a", "/a/y", "/clean", "/z"]

@@ -23,7 +23,8 @@ use std::rc::Rc;
 use self::walk::Way;
 use super::archive::{Archive, ContentError, Entry, Kind};
 use super::attributes::{
-    Attributes, DEFAULT_ACL_XATTR, OPAQUE_XATTR, Original, copy_node, finish_file, finish_node, is_wanted, tolerate,
+    Attributes, DEFAULT_ACL_XATTR, OPAQUE_XATTR, Original, copy_node, finish_dir, finish_file, finish_node, is_wanted,
+    tolerate,
 };
 use super::error::{EntryError, LayerError};
 use super::merged::{Found, Merged};
@@ -133,6 +134,9 @@ impl<'a> Tree<'a> {
     /// A tree in the empty directory `root`, with the layers below it if they are known.
     pub(super) fn new(root: &Path, lowers: Option<&'a Merged>) -> io::Result<Self> {
         let root = Dir::open(root)?;
+        // What the store's own directories hand down, a group or access control lists, is not for images.
+        drop_xattrs(&root)?;
+        finish_dir(&root, &Attributes::IMPLICIT)?;
         Ok(Self {
             umask: root.umask(),
             root: Rc::new(root),
@@ -161,7 +165,7 @@ impl<'a> Tree<'a> {
         if matches!(wish, Wish::Nothing) {
             return Ok(());
         }
-        let way = if matches!(wish, Wish::Make) { Way::ToEntry } else { Way::ToMark };
+        let way = if matches!(wish, Wish::Make) { Way::Entry } else { Way::Mark };
         let (parent, dir) = match self.directory(&path.parent(), way) {
             // Where nothing can be there is nothing to hide.
             Err(Fault::Nowhere) => return Ok(()),
@@ -186,7 +190,8 @@ impl<'a> Tree<'a> {
         }
         self.has_root = true;
         drop_xattrs(&self.root).map_err(EntryError::io("set its attributes"))?;
-        self.describe_dir(&Rc::clone(&self.root), &ImagePath::root(), entry)
+        self.dirs.insert(ImagePath::root(), attributes(entry));
+        self.set_dir_xattrs(&Rc::clone(&self.root), &ImagePath::root(), &entry.xattrs)
     }
 
     fn make<R: BufRead>(
@@ -258,18 +263,17 @@ impl<'a> Tree<'a> {
         if former == Former::Hiding {
             self.mark_opaque(path)?;
         }
-        let inner = Rc::new(dir.open_dir(name).map_err(EntryError::io("open the directory"))?);
-        if former == Former::Dir {
-            drop_xattrs(&inner).map_err(EntryError::io("set its attributes"))?;
-        }
-        self.describe_dir(&inner, path, entry)
-    }
-
-    fn describe_dir(&mut self, dir: &Rc<Dir>, path: &ImagePath, entry: &Entry) -> Result<(), Fault> {
         self.implicit.remove(path);
         self.buried.remove(path);
         self.dirs.insert(path.clone(), attributes(entry));
-        self.set_dir_xattrs(dir, path, &entry.xattrs)
+        if former != Former::Dir && entry.xattrs.is_empty() {
+            return Ok(());
+        }
+        let inner = dir.open_dir(name).map_err(EntryError::io("open the directory"))?;
+        if former == Former::Dir {
+            drop_xattrs(&inner).map_err(EntryError::io("set its attributes"))?;
+        }
+        self.set_dir_xattrs(&inner, path, &entry.xattrs)
     }
 
     fn set_dir_xattrs(&mut self, dir: &Dir, path: &ImagePath, xattrs: &Xattrs) -> Result<(), Fault> {
@@ -294,7 +298,7 @@ impl<'a> Tree<'a> {
         if target.is_root() {
             return Err(EntryError::LinkDirectory { target }.into());
         }
-        let (parent, from) = match self.directory(&target.parent(), Way::ToTarget) {
+        let (parent, from) = match self.directory(&target.parent(), Way::Target) {
             Err(Fault::Nowhere) => return Err(EntryError::LinkTarget { target }.into()),
             other => other?,
         };

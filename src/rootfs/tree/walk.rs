@@ -17,11 +17,11 @@ use crate::sys::beneath::{Dir, FileKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// To make something in it: it is made if need be.
-    ToEntry,
+    Entry,
     /// To link something in it: it is made only if the lower layers have it.
-    ToTarget,
+    Target,
     /// To hide something in it: the same, but while the lower layers are unknown it is made for the time being.
-    ToMark,
+    Mark,
 }
 
 impl Tree<'_> {
@@ -69,7 +69,7 @@ impl Tree<'_> {
                 Some(found) if found.is_dir() => None,
                 Some(found) if found.kind == FileKind::Symlink => Some(dir.read_link(&name).map_err(failed())?),
                 Some(found) if found.is_whiteout() => self.replace_whiteout(&dir, &next, way)?,
-                Some(_) if way == Way::ToEntry => return Err(EntryError::NotDirectory { path: next }.into()),
+                Some(_) if way == Way::Entry => return Err(EntryError::NotDirectory { path: next }.into()),
                 Some(_) => return Err(Fault::Nowhere),
                 None => self.bring_up(&dir, &next, way)?,
             };
@@ -90,7 +90,7 @@ impl Tree<'_> {
 
     /// What this layer itself has hidden is there again, as a directory that has nothing to do with the one below.
     fn replace_whiteout(&mut self, dir: &Dir, path: &ImagePath, way: Way) -> Result<Option<Vec<u8>>, Fault> {
-        if way != Way::ToEntry {
+        if way != Way::Entry {
             return Err(Fault::Nowhere);
         }
         dir.remove_file(path.name()).map_err(EntryError::io("replace a whiteout"))?;
@@ -108,8 +108,8 @@ impl Tree<'_> {
     fn bring_up(&mut self, dir: &Dir, path: &ImagePath, way: Way) -> Result<Option<Vec<u8>>, Fault> {
         let Some(lowers) = self.lowers else {
             return match way {
-                Way::ToTarget => Err(Fault::NeedsLowers),
-                Way::ToEntry | Way::ToMark => self.make_implicit(dir, path, None).map(|()| None),
+                Way::Target => Err(Fault::NeedsLowers),
+                Way::Entry | Way::Mark => self.make_implicit(dir, path, None).map(|()| None),
             };
         };
         match self.lower(path)? {
@@ -121,7 +121,7 @@ impl Tree<'_> {
                 let open = lowers.enter(&node).map_err(EntryError::io("open a directory of a lower layer"))?;
                 self.make_implicit(dir, path, open.top()).map(|()| None)
             }
-            _ if way == Way::ToEntry => self.make_implicit(dir, path, None).map(|()| None),
+            _ if way == Way::Entry => self.make_implicit(dir, path, None).map(|()| None),
             _ => Err(Fault::Nowhere),
         }
     }
