@@ -74,19 +74,18 @@ fn a_signal_during_the_pull_ends_it() {
     env.assert_clean();
 }
 
-/// A reader that goes away is no reason to end a workload, whose log still gets everything.
+/// In a pipeline the workload hears of it when nobody reads any more, as it would without a container.
 #[test]
-fn a_reader_that_goes_away_does_not_end_the_workload() {
+fn a_reader_that_goes_away_closes_the_workloads_pipe() {
     let Some(env) = app_with(|image| image) else { return };
     let name = env.name();
-    let script = "seq 1 20000; echo end >&2; exit 9";
+    let script = "yes 2>/dev/null; echo end >&2; exit 9";
     let mut command = crate::support::env::program("sh", ["-c", "{ \"$@\"; echo $? >code; } | head -n 1", "sh"]);
     let run = env.command(["run", "--name", &name, "app", "sh", "-c", script]);
     command.arg(run.get_program()).args(run.get_args()).current_dir(env.work());
     let output = crate::support::env::finish(&mut command);
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("1\n", "end\n"));
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("y\n", "end\n"));
     assert_eq!(std::fs::read_to_string(env.work().join("code")).unwrap(), "9\n");
-    let log = env.run(["logs", &name]).code(0).stdout;
-    assert_eq!(log.lines().count(), 20_000);
+    assert!(env.run(["logs", &name]).code(0).stdout.starts_with("y\ny\n"));
     env.assert_clean();
 }
