@@ -119,7 +119,9 @@ proptest! {
     fn random_archives_change_nothing_outside(
         stack in prop::collection::vec(prop::collection::vec(item(), 0..8), 1..3),
     ) {
-        prop_assume!(is_root());
+        if !is_root() {
+            return Ok(());
+        }
         let canary = Canary::new();
         canary.unpack(&stack);
         prop_assert!(canary.is_untouched());
