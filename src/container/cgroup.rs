@@ -169,7 +169,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes it from every hierarchy, and [`PARENT`] when nobody else has anything in it.
+    /// Removes it from every hierarchy, and their parent when nobody else has anything in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
         for hierarchy in &self.hierarchies {
             remove_dir(&self.dir(&hierarchy.mount))?;

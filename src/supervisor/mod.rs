@@ -1,11 +1,11 @@
 //! The process that outlives the command line: it makes the container, waits for it, keeps its log, and takes it apart.
 //!
 //! libcontainer forks and must not be called in a process with threads, so the command line executes its own binary again
-//! ([`launch`]) under the name [`ARGV0`], and `main` hands such a process to [`entry`] before anything else starts. The two
+//! ([`Supervisor::start`]) under the name [`ARGV0`], and `main` hands such a process to [`entry`] before anything else starts. The two
 //! talk over a socket, the supervisor's standard input ([`protocol`]). What keeps a killed process from leaving anything:
 //!
 //! - supervisor killed: the kernel kills init (its death signal), drops the run's lock, and the mounts go with the
-//!   supervisor's private mount namespace; the cgroup and the record are mended by the next command ([`sweep`]);
+//!   supervisor's private mount namespace; the cgroup and the record are mended by the next command ([`sweep()`]);
 //! - command line killed: the socket closes, and the supervisor stops the run as `docker stop` would.
 
 mod clean;
