@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::images::ReadyImage;
 use crate::artifact::{ArtifactError, Declared};
-use crate::container::{CgroupError, HostError};
+use crate::container::{CgroupError, HostError, cpu_count};
 use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
@@ -219,6 +219,8 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        // What the machine does not have is told before anything is fetched.
+        request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
         let _kept = self.keep_images().await?;
         let image = self.image(&request.image, observer).await?;
         let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;

@@ -37,7 +37,6 @@ pub enum HostError {
 /// Looks at the machine; `dialect` is who will read the spec.
 pub fn host_facts(cgroup: &Cgroup, dialect: Dialect) -> Result<HostFacts, HostError> {
     let nofile_hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    let cpus = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().and_then(|count| u32::try_from(count).ok());
     Ok(HostFacts {
         dialect,
         cgroup: cgroup.spec_version(),
@@ -49,11 +48,18 @@ pub fn host_facts(cgroup: &Cgroup, dialect: Dialect) -> Result<HostFacts, HostEr
         hostname: nix::unistd::gethostname()
             .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
         platform: Platform::host(),
-        cpu_count: cpus.unwrap_or(1),
+        cpu_count: cpu_count(),
         kernel: parse("/proc/sys/kernel/osrelease", kernel_version)?,
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         thermal_throttle_cpus: thermal_throttle_cpus(Path::new("/sys/devices/system/cpu")),
     })
+}
+
+/// Processors that are on.
+#[must_use]
+pub fn cpu_count() -> u32 {
+    let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1)
 }
 
 /// Tells this boot of the machine from every other.

@@ -10,5 +10,5 @@ mod youki;
 
 pub use cgroup::{Cgroup, CgroupError, Usage};
 pub use exec::{Reporter, StartFailure};
-pub use host::{HostError, boot_id, host_facts};
+pub use host::{HostError, boot_id, cpu_count, host_facts};
 pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

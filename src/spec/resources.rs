@@ -35,6 +35,16 @@ impl Cpus {
     }
 }
 
+impl Cpus {
+    /// Whether a machine with `available` processors has that many; for whoever wants to know before an image is fetched.
+    pub fn check(self, available: u32) -> Result<(), SpecError> {
+        if self.nano > u64::from(available) * NANO {
+            return Err(SpecError::CpusRange { asked: self.to_string(), available });
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Cpus {
     type Err = SpecError;
 
@@ -113,9 +123,7 @@ pub(super) fn resources(options: &Options, host: &HostFacts) -> Result<LinuxReso
 }
 
 fn cpu(cpus: Cpus, available: u32) -> Result<LinuxCpu, SpecError> {
-    if cpus.nano > u64::from(available) * NANO {
-        return Err(SpecError::CpusRange { asked: cpus.to_string(), available });
-    }
+    cpus.check(available)?;
     let quota = i64::try_from(cpus.quota_us()).unwrap_or(i64::MAX);
     Ok(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?)
 }
