@@ -133,7 +133,8 @@ pub(super) fn spec(
 ) -> Result<spec::Built, EngineError> {
     let paths = Paths {
         rootfs: PathBuf::from("rootfs"),
-        cgroup: Cgroup::spec_path(name),
+        // Not below the parent of our runs: other runtimes would make that and leave it behind.
+        cgroup: format!("/dockless-{name}"),
         resolv_conf: None,
         hosts: None,
         hostname: None,
