@@ -10,7 +10,7 @@ use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list};
 use crate::engine::{ImageRequest, PullPolicy};
-use crate::image::{ByteSize, Digest, Document, ImageConfig, Observer, Platform};
+use crate::image::{ByteSize, Digest, ImageConfig, Observer, Platform};
 use crate::store::{Store, StoreError, StoredImage};
 
 pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
@@ -57,34 +57,30 @@ fn line(store: &Store, image: &StoredImage) -> Line {
     let mut line = Line {
         name: image.name.clone(),
         digest: image.descriptor.digest.clone(),
-        platform: image.descriptor.platform.as_ref().map(ToString::to_string),
+        platform: None,
         size_bytes: None,
         created: None,
         damage: None,
     };
-    match details(store, image) {
-        Ok(Some((config, size_bytes))) => {
-            line.platform = config.platform.map(|platform| platform.to_string());
-            line.created = config.created;
-            line.size_bytes = Some(size_bytes);
-        }
-        Ok(None) => line.size_bytes = Some(image.descriptor.size),
-        Err(error) => line.damage = Some(crate::words::describe(&error)),
+    if let Err(error) = describe_manifests(store, image, &mut line) {
+        line.damage = Some(crate::words::describe(&error));
     }
     line
 }
 
-/// Configuration and size of a single image; nothing for an index that another tool put there.
-fn details(store: &Store, image: &StoredImage) -> Result<Option<(ImageConfig, u64)>, StoreError> {
-    let digest = &image.descriptor.digest;
-    match Document::parse(&store.read_document(digest)?, digest).map_err(StoreError::Document)? {
-        Document::Index(_) => Ok(None),
-        Document::Manifest(manifest) => {
-            let bytes = store.read_document(&manifest.config.digest)?;
-            let config = ImageConfig::parse(&bytes, &manifest.config.digest).map_err(StoreError::Config)?;
-            Ok(Some((config, manifest.layers.iter().map(|layer| layer.size).sum())))
-        }
+/// Fills in platforms and size; of an index, those of the images that are here.
+fn describe_manifests(store: &Store, image: &StoredImage, line: &mut Line) -> Result<(), StoreError> {
+    let (mut platforms, mut size_bytes) = (Vec::new(), 0);
+    for (_, manifest) in store.manifests(image)? {
+        let bytes = store.read_document(&manifest.config.digest)?;
+        let config = ImageConfig::parse(&bytes, &manifest.config.digest).map_err(StoreError::Config)?;
+        platforms.extend(config.platform.map(|platform| platform.to_string()));
+        line.created = line.created.take().or(config.created);
+        size_bytes += manifest.layers.iter().map(|layer| layer.size).sum::<u64>();
     }
+    line.platform = Some(platforms.join(",")).filter(|platforms| !platforms.is_empty());
+    line.size_bytes = Some(size_bytes);
+    Ok(())
 }
 
 pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> {
@@ -100,7 +96,7 @@ pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> 
     let mut seen = HashSet::new();
     for name in &args.images {
         let image = store.find(name)?;
-        if let Some(run) = store.run_using(&image.descriptor.digest)? {
+        if let Some(run) = store.run_using(&image)? {
             return Err(StoreError::ImageInUse { name: name.clone(), run: run.to_string() }.into());
         }
         if seen.insert(image.name.clone()) {

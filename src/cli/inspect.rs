@@ -6,7 +6,7 @@ use super::args::InspectArgs;
 use super::context::Context;
 use super::exit::CliError;
 use super::printer::print_json;
-use crate::image::{Document, Platform};
+use crate::image::Platform;
 use crate::store::{Store, StoreError, StoredImage};
 
 pub(super) fn inspect(context: &Context, args: &InspectArgs) -> Result<u8, CliError> {
@@ -37,18 +37,25 @@ fn one(store: &Store, name: &str) -> Result<Value, CliError> {
 }
 
 fn image(store: &Store, stored: &StoredImage) -> Result<Value, StoreError> {
-    let digest = &stored.descriptor.digest;
-    let bytes = store.read_document(digest)?;
-    let raw = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
-    let mut value = json!({ "kind": "image", "name": stored.name, "digest": digest, "manifest": raw(&bytes) });
-    if let Document::Manifest(manifest) = Document::parse(&bytes, digest).map_err(StoreError::Document)? {
-        value["config"] = raw(&store.read_document(&manifest.config.digest)?);
-        let reference = stored.reference();
-        let image = reference.map(|reference| store.load(&reference, stored, &Platform::host())).transpose()?.flatten();
-        if let Some(image) = image {
-            let unpacked = crate::rootfs::ready(store, &image).ok().flatten();
-            value["unpacked"] = json!(unpacked.map(|keys| keys.iter().map(|k| store.layer_dir(k)).collect::<Vec<_>>()));
-        }
+    let raw = |digest| -> Result<Value, StoreError> {
+        Ok(serde_json::from_slice(&store.read_document(digest)?).unwrap_or_default())
+    };
+    let mut value = json!({ "kind": "image", "name": stored.name, "digest": stored.descriptor.digest });
+    let manifests = store.manifests(stored)?;
+    if !manifests.iter().any(|(digest, _)| *digest == stored.descriptor.digest) {
+        value["index"] = raw(&stored.descriptor.digest)?;
+    }
+    // Of an index with several images here, the first.
+    if let Some((digest, manifest)) = manifests.first() {
+        value["manifest_digest"] = json!(digest);
+        value["manifest"] = raw(digest)?;
+        value["config"] = raw(&manifest.config.digest)?;
+    }
+    let reference = stored.reference();
+    let image = reference.map(|reference| store.load(&reference, stored, &Platform::host())).transpose()?.flatten();
+    if let Some(image) = image {
+        let unpacked = crate::rootfs::ready(store, &image).ok().flatten();
+        value["unpacked"] = json!(unpacked.map(|keys| keys.iter().map(|k| store.layer_dir(k)).collect::<Vec<_>>()));
     }
     Ok(value)
 }

@@ -135,6 +135,23 @@ impl Store {
         Ok(suits.then_some(image))
     }
 
+    /// The images that a stored name stands for, by the digest of their manifests: of an index only those that are here.
+    pub fn manifests(&self, stored: &StoredImage) -> Result<Vec<(Digest, Manifest)>, StoreError> {
+        let mut found = Vec::new();
+        let mut waiting = vec![stored.descriptor.digest.clone()];
+        while let Some(digest) = waiting.pop() {
+            match Document::parse(&self.read_document(&digest)?, &digest).map_err(StoreError::Document)? {
+                Document::Manifest(manifest) => found.push((digest, manifest)),
+                Document::Index(index) => {
+                    let images =
+                        index.manifests.iter().rev().filter(|d| d.media_type.is_manifest() || d.media_type.is_index());
+                    waiting.extend(images.filter(|child| self.has_blob(child)).map(|child| child.digest.clone()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn assemble(&self, reference: &Reference, digest: Digest, manifest: Manifest) -> Result<Image, StoreError> {
         let bytes = self.read_document(&manifest.config.digest)?;
         let config = ImageConfig::parse(&bytes, &manifest.config.digest).map_err(StoreError::Config)?;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::layers::remove_any;
-use super::{Store, StoreError};
+use super::{Store, StoreError, StoredImage};
 use crate::image::{ByteSize, Digest, Reference};
 use crate::sys::{Lock, LockMode, write_atomic};
 
@@ -397,12 +397,6 @@ impl Store {
         }
     }
 
-    /// Whether a run of that name is there.
-    #[must_use]
-    pub fn has_run(&self, name: &RunName) -> bool {
-        self.run_path(name).exists()
-    }
-
     /// Opens the directory of a run.
     pub fn run(&self, name: &str) -> Result<RunDir, StoreError> {
         let missing = || StoreError::NoRun { name: name.to_owned() };
@@ -446,8 +440,10 @@ impl Store {
     }
 
     /// A live run of the image, if there is one.
-    pub fn run_using(&self, manifest: &Digest) -> Result<Option<RunName>, StoreError> {
-        Ok(self.live_runs()?.into_iter().find(|run| run.manifest == *manifest).map(|run| run.name))
+    pub fn run_using(&self, image: &StoredImage) -> Result<Option<RunName>, StoreError> {
+        let manifests = self.manifests(image).unwrap_or_default();
+        let uses = |run: &RunRecord| manifests.iter().any(|(digest, _)| *digest == run.manifest);
+        Ok(self.live_runs()?.into_iter().find(uses).map(|run| run.name))
     }
 
     fn run_path(&self, name: &RunName) -> PathBuf {

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::base::{app, app_with, base_image, empty};
-use crate::support::image::ImageBuilder;
+use crate::support::image::{BuiltIndex, ImageBuilder};
 use crate::support::registry::TestRegistry;
 
 #[test]
@@ -28,6 +28,30 @@ fn images_are_listed() {
     let shown = env.run(["inspect", &reference]).json();
     assert_eq!(shown[0]["config"]["config"]["Labels"]["who"], "me");
     assert_eq!(shown[0]["unpacked"].as_array().unwrap().len(), image.layers.len());
+    env.assert_clean();
+}
+
+#[test]
+fn an_image_of_an_index_is_shown_and_kept_like_any_other() {
+    let Some(env) = empty() else { return };
+    let registry = TestRegistry::start();
+    let image = base_image().build();
+    let reference = registry.push_index("app:1", &BuiltIndex::of([image.clone()])).to_string();
+    env.run(["pull", &reference]).code(0);
+    let line = &env.run(["images", "--format", "json"]).json()[0];
+    let size: usize = image.layers.iter().map(|layer| layer.bytes.len()).sum();
+    assert_eq!((line["platform"].as_str(), line["size_bytes"].as_u64()), (Some("linux/amd64"), Some(size as u64)));
+    let shown = env.run(["inspect", &reference]).json();
+    assert_eq!(shown[0]["manifest_digest"], image.digest().to_string());
+    assert!(shown[0]["index"].is_object() && shown[0]["config"].is_object() && shown[0]["unpacked"].is_array());
+    let script = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+    let run = env.spawn(["run", "--rm", &reference, "sh", "-c", script]);
+    run.wait_for("ready");
+    env.run(["rmi", &reference]).refused(125, &["is used by run"]);
+    run.signal(Signal::SIGTERM);
+    run.finish().code(0);
+    env.run(["rmi", &reference]).code(0);
+    env.assert_nothing_stored();
     env.assert_clean();
 }
 
