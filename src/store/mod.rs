@@ -74,6 +74,12 @@ impl Store {
         Ok(store)
     }
 
+    /// The store at `root` that this process's parent has opened already.
+    #[must_use]
+    pub const fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// Where it is; absolute.
     #[must_use]
     pub fn root(&self) -> &Path {

@@ -174,8 +174,7 @@ impl Life {
     fn make_rootfs(&self) -> Result<Rootfs, StartFailure> {
         let failure = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
         let request = &self.request;
-        let store = Store::open(&request.store).map_err(|error| StartFailure::ours(describe(&error)))?;
-        let layers = Layers::load(&store, &request.record.layers).map_err(failure)?;
+        let layers = Layers::load(&Store::at(request.store.clone()), &request.record.layers).map_err(failure)?;
         let target = self.run.path().join("rootfs");
         DirBuilder::new().mode(0o700).create(&target).map_err(system("make the root file system's directory"))?;
         let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
