@@ -281,6 +281,10 @@ pub(super) enum WorkflowCommand {
     Run(Box<WorkflowRunArgs>),
     /// List the workflows of the project.
     List(WorkflowListArgs),
+    /// Tell every mistake in the workflow files; ends with 1 when there is one.
+    Check(WorkflowCheckArgs),
+    /// Print the JSON Schema of workflow files, for editors.
+    Schema,
 }
 
 #[derive(Debug, Args)]
@@ -303,6 +307,14 @@ pub(super) struct WorkflowRunArgs {
 pub(super) struct WorkflowListArgs {
     /// Read this file instead of looking for `.dstack/workflows.yaml`.
     #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowCheckArgs {
+    /// Check this file instead of those of the project.
     pub(super) file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) list: ListArgs,

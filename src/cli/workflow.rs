@@ -1,16 +1,18 @@
-//! `workflow run` and `workflow list`.
+//! `workflow run`, `list`, `check` and `schema`.
 
 use std::path::Path;
 
-use super::args::{WorkflowListArgs, WorkflowRunArgs};
+use super::args::{Format, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs};
 use super::context::{Context, block_on, current_dir, setting, variable};
-use super::exit::CliError;
-use super::printer::print_list;
+use super::exit::{CliError, FOUND_MISTAKES};
+use super::printer::{print_data, print_json, print_list};
 use super::run::{attached, nonce, now, pull_policy, reserve};
 use crate::image::Platform;
+use crate::workflow::check::Checker;
 use crate::workflow::find::{Project, find, load, named};
 use crate::workflow::plan::plan;
 use crate::workflow::run::{Circumstances, request};
+use crate::workflow::schema::json_schema;
 
 pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
@@ -38,6 +40,25 @@ pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
         [workflow.name.clone(), workflow.place.clone(), workflow.help.clone().unwrap_or_default()]
     });
     Ok(0)
+}
+
+pub(super) fn check(args: &WorkflowCheckArgs) -> Result<u8, CliError> {
+    let mut checker = Checker::default();
+    for content in project(args.file.as_deref())?.contents() {
+        let (name, bytes) = content?;
+        checker.file(&name, &bytes);
+    }
+    let report = checker.finish();
+    match args.list.format {
+        Format::Table => print_data(&report.text()),
+        Format::Json => print_json(&report.told()),
+    }
+    Ok(if report.mistakes.is_empty() { 0 } else { FOUND_MISTAKES })
+}
+
+pub(super) fn schema() -> u8 {
+    print_json(&json_schema());
+    0
 }
 
 fn project(file: Option<&Path>) -> Result<Project, CliError> {

@@ -126,7 +126,8 @@ impl<'a> Check<'a> {
 
     /// Refuses each key that is parsed but does not work yet.
     fn nothing_unsupported(&self) -> Result<(), Mistake> {
-        let Workflow { before_run, entrypoint, home_dir, cache, deps, ports, registry_auth, .. } = self.workflow;
+        let Workflow { before_run, entrypoint, home_dir, cache, deps, ports, free_ports, registry_auth, .. } =
+            self.workflow;
         let Workflow { file, requirements, version, .. } = self.workflow;
         let keys = [
             ("before_run", span(before_run.as_ref()), "put these commands first in `commands`"),
@@ -135,6 +136,7 @@ impl<'a> Check<'a> {
             ("cache", span(cache.as_ref()), "use a directory of the project, which is mounted at `/workflow`"),
             ("deps", span(deps.as_ref()), "copy them into the project with `dockless artifacts cp RUN DIR`"),
             ("ports", span(ports.as_ref()), "leave it away: the run shares the host's network"),
+            ("ports", span(free_ports.as_ref()), "take a port yourself: the run shares the host's network"),
             ("registry_auth", span(registry_auth.as_ref()), "log in with docker or podman, whose credentials are used"),
             ("file", span(file.as_ref()), "call it in `commands`: `python FILE`"),
             ("requirements", span(requirements.as_ref()), "install it in `commands`: `pip install -r FILE`"),
@@ -346,6 +348,7 @@ workflows:
             ("cache: [x]", "4:5", "`cache` is not supported yet"),
             ("deps: [{tag: x}]", "4:5", "`deps` is not supported yet"),
             ("ports: [80]", "4:5", "`ports` is not supported yet"),
+            ("ports: 1", "4:5", "`ports` is not supported yet"),
             ("registry_auth: {username: me, password: hunter2}", "4:5", "`registry_auth` is not supported yet"),
             ("file: a.py", "4:5", "`file` is not supported yet"),
             ("requirements: r.txt", "4:5", "`requirements` is not supported yet"),

@@ -3,6 +3,7 @@
 
 mod cli;
 mod pull;
+mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
