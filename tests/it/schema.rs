@@ -76,6 +76,18 @@ fn examples_of_the_documents_are_valid() {
 }
 
 #[test]
+fn every_key_is_in_the_table_of_the_document() {
+    let text = fs::read_to_string("docs/workflow.md").expect("a document of the repository");
+    let rows: String = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let schema = json_schema();
+    for (form, prefix) in [("workflow", ""), ("resources", "resources."), ("artifact", "artifacts[].")] {
+        for key in schema["$defs"][form]["properties"].as_object().unwrap().keys() {
+            assert!(rows.contains(&format!("`{prefix}{key}`")), "`{prefix}{key}` has no row");
+        }
+    }
+}
+
+#[test]
 fn early_examples_are_valid() {
     let validator = validator();
     EARLY_EXAMPLES.iter().for_each(|example| assert_good(&validator, example.yaml));
@@ -217,7 +229,7 @@ fn check_tells_all_mistakes_and_ends_with_1() {
     assert_eq!(
         output.stdout,
         "\
-.dstack/workflows.yaml:3:22: `image` is wrong: image reference `X` has upper-case letters in its name
+.dstack/workflows.yaml:3:22: `image` is wrong: image reference `X` has a bad repository name `library/X`, expected lower-case letters, digits and single `.`, `_`, `__`, `-` between them, parts separated by `/`
   |
 3 |   - {name: c, image: X}
   |                      ^
