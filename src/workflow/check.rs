@@ -101,17 +101,14 @@ impl Report {
     /// All of it for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        for mistake in &self.mistakes {
-            text.push_str(&format!("{mistake}\n\n"));
-        }
+        let mistakes = self.mistakes.iter().map(|mistake| format!("{mistake}\n\n")).collect::<Vec<_>>().concat();
         let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
         let end = match self.mistakes.len() {
             0 => format!("{}, no mistakes\n", count(self.good, "workflow")),
             MAX_MISTAKES => format!("{MAX_MISTAKES} mistakes, and there may be more\n"),
             number => format!("{}\n", count(number, "mistake")),
         };
-        text + &end
+        mistakes + &end
     }
 }
 
@@ -228,8 +225,8 @@ workflows:
 
     #[test]
     fn there_is_an_end_to_mistakes() {
-        let workflows: String = (0..3000).map(|n| format!("{{name: w{n}, imgae: x}},")).collect();
-        let keys: String = (0..3000).map(|n| format!("k{n}: 1,")).collect();
+        let workflows = (0..3000).map(|n| format!("{{name: w{n}, imgae: x}},")).collect::<Vec<_>>().concat();
+        let keys = (0..3000).map(|n| format!("k{n}: 1,")).collect::<Vec<_>>().concat();
         let started = std::time::Instant::now();
         let report = report(&[
             ("a", &format!("workflows: [{{name: x, {keys}}}]")),

@@ -1,7 +1,7 @@
 //! Every example of dstack's early pages runs, with an image and programs that stand in for the real ones.
 
 use crate::base::app_with;
-use crate::support::env::TestEnv;
+use crate::support::env::{TestEnv, skip};
 use crate::support::examples::{EARLY_EXAMPLES, EarlyExample};
 use crate::support::image::ImageBuilder;
 
@@ -49,8 +49,7 @@ fn runs(env: &TestEnv, example: &EarlyExample) -> bool {
         let words: Vec<&str> = words.iter().map(|word| if *word == "RUN" { &run } else { *word }).collect();
         let output = env.run(&words);
         if let Some(why) = NOT_YET.iter().find(|why| output.code == 125 && output.stderr.contains(**why)) {
-            println!("skipped: {}: {words:?} is {why}", example.page);
-            return false;
+            return skip(&format!("{}: {words:?} is {why}", example.page));
         }
         let output = output.code(0);
         assert!(output.stdout.contains(expected), "{}: {words:?} gave {output:?}", example.page);
@@ -68,7 +67,6 @@ fn every_early_example_runs() {
     let Some(env) = app_with(with_programs) else { return };
     env.write("artifacts/hello.sh", "for i in 1 2; do echo $i > output/$i.txt; echo Wrote output/$i.txt; done\n");
     let ran = EARLY_EXAMPLES.iter().filter(|example| runs(&env, example)).count();
-    println!("{ran} of {} examples ran", EARLY_EXAMPLES.len());
     assert!(ran >= 9, "{ran} of {} examples ran", EARLY_EXAMPLES.len());
     env.assert_clean();
 }

@@ -3,12 +3,13 @@
 use std::fs;
 
 use dockless::workflow::check::Checker;
+use dockless::workflow::file::parse;
 use dockless::workflow::schema::json_schema;
 use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::support::env::{BINARY, TestEnv, finish, program};
-use crate::support::examples::EARLY_EXAMPLES;
+use crate::support::examples::{EARLY_EXAMPLES, EarlyExample};
 
 fn validator() -> Validator {
     let schema = json_schema();
@@ -56,7 +57,7 @@ fn examples_of(document: &str) -> Vec<String> {
             continue;
         };
         let indent = block.first().map_or(0, |line| line.len() - line.trim_start().len());
-        let text: String = block.iter().map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect();
+        let text = block.iter().map(|line| line.get(indent..).unwrap_or_default()).collect::<Vec<_>>().join("\n");
         if text.starts_with("workflows:") {
             examples.push(text);
         }
@@ -71,7 +72,9 @@ fn examples_of_the_documents_are_valid() {
         let text = fs::read_to_string(document).expect("a document of the repository");
         let examples = examples_of(&text);
         assert!(examples.len() >= least, "{document} has {} examples", examples.len());
-        examples.iter().for_each(|example| assert_good(&validator, example));
+        for example in examples {
+            assert_good(&validator, &example);
+        }
     }
 }
 
@@ -90,13 +93,16 @@ fn every_key_is_in_the_table_of_the_document() {
 #[test]
 fn early_examples_are_valid() {
     let validator = validator();
-    EARLY_EXAMPLES.iter().for_each(|example| assert_good(&validator, example.yaml));
+    for EarlyExample { page, yaml, .. } in EARLY_EXAMPLES {
+        let errors: Vec<String> = validator.iter_errors(&data(yaml)).map(|error| error.to_string()).collect();
+        let parsed = parse("w.yaml", yaml.as_bytes());
+        assert!(errors.is_empty() && parsed.is_ok(), "{page}: {errors:#?} {parsed:#?}");
+    }
 }
 
-/// One workflow with these lines.
+/// One workflow with these lines, and another one that it may need.
 fn workflow(lines: &str) -> String {
-    let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
-    format!("workflows:\n  - name: a\n{indented}")
+    format!("workflows:\n  - name: a\n    {}\n  - {{name: b, image: x}}\n", lines.replace('\n', "\n    "))
 }
 
 #[test]
@@ -139,80 +145,81 @@ fn all_forms_are_valid() {
     assert_good(&validator, "workflows:\n- &d {name: a, image: x, env: [A=1]}\n- {<<: *d, name: b}\n");
 }
 
+/// Lines of workflows that are wrong.
+const WRONG: &[&str] = &[
+    "help: no image",
+    "image: x\nimgae: y",
+    "image: x\nname2: b",
+    "image: x\nenv: [A]\nenvironment: [B]",
+    "image: x\nhelp: [a]",
+    "image: x\nhelp:",
+    "image: x\nprovider: bash",
+    "image: [x]",
+    "image: https://example.org/x",
+    "image: Ubuntu",
+    "image: 'a b'",
+    "image: x\ncommands: {a: b}",
+    "image: x\ncommands: [[a]]",
+    "image: x\ncommands:",
+    "image: x\nbefore_run: {a: b}",
+    "image: x\nentrypoint: {a: b}",
+    "image: x\nentrypoint: [[a]]",
+    "image: x\nenv: text",
+    "image: x\nenv: [{A: b}]",
+    "image: x\nenv: [=x]",
+    "image: x\nenv: ['A B=x']",
+    "image: x\nenv: {A: [1]}",
+    "image: x\nenv: {'A B': 1}",
+    "image: x\nworking_dir: [a]",
+    "image: x\nhome_dir: {a: b}",
+    "image: x\nartifacts: out",
+    "image: x\nartifacts: [{mount: true}]",
+    "image: x\nartifacts: [{path: a, mount: maybe}]",
+    "image: x\nartifacts: [{path: a, mout: true}]",
+    "image: x\ncache: [{dir: a}]",
+    "image: x\ncache: a",
+    "image: x\ndeps: a",
+    "image: x\ndeps: [':']",
+    "image: x\ndeps: [{workflow: a, tag: b}]",
+    "image: x\ndeps: [{}]",
+    "image: x\ndeps: [{run: a}]",
+    "image: x\nports: 8080",
+    "image: x\nports: [0]",
+    "image: x\nports: [70000]",
+    "image: x\nports: ['80:']",
+    "image: x\nports: [http]",
+    "image: x\nports: {a: 1}",
+    "image: x\nresources: 4",
+    "image: x\nresources: {cpus: 1}",
+    "image: x\nresources: {cpu: 0}",
+    "image: x\nresources: {cpu: two}",
+    "image: x\nresources: {cpu: -1}",
+    "image: x\nresources: {memory: 0}",
+    "image: x\nresources: {memory: 16QB}",
+    "image: x\nresources: {memory: -1}",
+    "image: x\nresources: {shm_size: [1]}",
+    "image: x\nresources: {gpu: two}",
+    "image: x\nresources: {gpu: 1.5}",
+    "image: x\nresources: {gpu: -1}",
+    "image: x\nresources: {gpu: [1]}",
+    "image: x\nresources: {gpu: {model: V100}}",
+    "image: x\nresources: {gpu: {count: many}}",
+    "image: x\nresources: {interruptible: 1}",
+    "image: x\nresources: {local: never}",
+    "image: x\nregistry_auth: {username: a}",
+    "image: x\nregistry_auth: a:b",
+    "image: x\nfile: [a.py]",
+    "image: x\nversion: [3]",
+];
+
 #[test]
 fn what_is_wrong_is_refused_by_both() {
     let validator = validator();
-    let of_a_workflow = [
-        "help: no image",
-        "image: x\nimgae: y",
-        "image: x\nname2: b",
-        "image: x\nenv: [A]\nenvironment: [B]",
-        "image: x\nhelp: [a]",
-        "image: x\nhelp:",
-        "image: x\nprovider: bash",
-        "image: [x]",
-        "image: https://example.org/x",
-        "image: Ubuntu",
-        "image: 'a b'",
-        "image: x\ncommands: {a: b}",
-        "image: x\ncommands: [[a]]",
-        "image: x\ncommands:",
-        "image: x\nbefore_run: {a: b}",
-        "image: x\nentrypoint: {a: b}",
-        "image: x\nentrypoint: [[a]]",
-        "image: x\nenv: text",
-        "image: x\nenv: [{A: b}]",
-        "image: x\nenv: [=x]",
-        "image: x\nenv: ['A B=x']",
-        "image: x\nenv: {A: [1]}",
-        "image: x\nenv: {'A B': 1}",
-        "image: x\nworking_dir: [a]",
-        "image: x\nhome_dir: {a: b}",
-        "image: x\nartifacts: out",
-        "image: x\nartifacts: [{mount: true}]",
-        "image: x\nartifacts: [{path: a, mount: maybe}]",
-        "image: x\nartifacts: [{path: a, mout: true}]",
-        "image: x\ncache: [{dir: a}]",
-        "image: x\ncache: a",
-        "image: x\ndeps: a",
-        "image: x\ndeps: [':']",
-        "image: x\ndeps: [{workflow: a, tag: b}]",
-        "image: x\ndeps: [{}]",
-        "image: x\ndeps: [{run: a}]",
-        "image: x\nports: 8080",
-        "image: x\nports: [0]",
-        "image: x\nports: [70000]",
-        "image: x\nports: ['80:']",
-        "image: x\nports: [http]",
-        "image: x\nports: {a: 1}",
-        "image: x\nresources: 4",
-        "image: x\nresources: {cpus: 1}",
-        "image: x\nresources: {cpu: 0}",
-        "image: x\nresources: {cpu: two}",
-        "image: x\nresources: {cpu: -1}",
-        "image: x\nresources: {memory: 0}",
-        "image: x\nresources: {memory: 16QB}",
-        "image: x\nresources: {memory: -1}",
-        "image: x\nresources: {shm_size: [1]}",
-        "image: x\nresources: {gpu: two}",
-        "image: x\nresources: {gpu: 1.5}",
-        "image: x\nresources: {gpu: -1}",
-        "image: x\nresources: {gpu: [1]}",
-        "image: x\nresources: {gpu: {model: V100}}",
-        "image: x\nresources: {gpu: {count: many}}",
-        "image: x\nresources: {interruptible: 1}",
-        "image: x\nresources: {local: never}",
-        "image: x\nregistry_auth: {username: a}",
-        "image: x\nregistry_auth: a:b",
-        "image: x\nfile: [a.py]",
-        "image: x\nversion: [3]",
-    ];
     let of_a_file =
         ["{}", "[]", "a: 1", "workflows: 1", "workflows: {a: b}", "workflows: [a]", "workflows: [{image: x}]"];
     let of_a_name = ["Train", "a b", "-a", "''", "[a]", "ä", &"x".repeat(64)];
     let of_a_name = of_a_name.iter().map(|name| format!("workflows: [{{name: {name}, image: x}}]"));
-    let documents =
-        of_a_workflow.iter().map(|lines| workflow(lines)).chain(of_a_file.map(str::to_owned)).chain(of_a_name);
+    let documents = WRONG.iter().map(|lines| workflow(lines)).chain(of_a_file.map(str::to_owned)).chain(of_a_name);
     for yaml in documents {
         let (by_schema, ours) = judged(&validator, &yaml);
         assert!(!by_schema.is_empty() && !ours.is_empty(), "{yaml}\nschema: {by_schema:#?}\nparser: {ours}");
@@ -275,14 +282,12 @@ fn the_schema_is_printed() {
 #[test]
 fn bombs_are_refused_in_little_memory() {
     let env = TestEnv::new();
-    let levels: String = (1..10)
-        .map(|level| format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 10].join(", ")))
-        .collect();
-    let lists = format!("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{levels}");
-    let levels: String = (1..10)
-        .map(|level| format!("a{level}: &a{level} {{<<: *a{0}, b{level}: *a{0}, c{level}: *a{0}}}\n", level - 1))
-        .collect();
-    let merges = format!("a0: &a0 {{x: y}}\n{levels}");
+    let levels = |line: &dyn Fn(u32, u32) -> String| (1..10).map(|n| line(n, n - 1)).collect::<Vec<_>>().join("\n");
+    let ten = |below: u32| vec![format!("*a{below}"); 10].join(", ");
+    let lists = levels(&|n, below| format!("a{n}: &a{n} [{}]", ten(below)));
+    let lists = format!("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{lists}\n");
+    let merges = levels(&|n, below| format!("a{n}: &a{n} {{<<: *a{below}, b{n}: *a{below}, c{n}: *a{below}}}"));
+    let merges = format!("a0: &a0 {{x: y}}\n{merges}\n");
     let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 5000].join(", "));
     for (what, text) in [("lists", lists), ("merges", merges), ("long text", long)] {
         let file = env.write("bomb.yaml", text);
