@@ -2,7 +2,9 @@
 
 mod args;
 mod artifacts;
+mod attend;
 mod context;
+mod duration;
 mod exit;
 mod images;
 mod inspect;
@@ -12,6 +14,7 @@ mod options;
 mod printer;
 mod ps;
 mod run;
+mod stop;
 mod workflow;
 
 use std::process::ExitCode;
@@ -57,6 +60,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
+        Command::Stop(args) => stop::stop(&context, &args),
+        Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
         Command::Workflow(WorkflowCommand::Check(args)) => workflow::check(&args),
