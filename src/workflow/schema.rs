@@ -89,7 +89,7 @@ const WORKFLOW_DOCS: &[Key] = &[
     key(
         "version",
         "text",
-        "The version of Python (3.10 when left out). Picks the image `python:VERSION` when `image` is left out.",
+        "The version of Python that runs `file`. Without `image`, the image is `python:VERSION`, 3.10 when left out.",
         r#"["3.12"]"#,
     ),
 ];
@@ -162,9 +162,8 @@ pub fn json_schema() -> Value {
 
 fn objects() -> Map<String, Value> {
     let mut workflow = object(&WORKFLOW, WORKFLOW_DOCS, &["name"]);
-    // A Python workflow has an image of its own.
-    workflow["anyOf"] =
-        ["image", "file", "version", "python", "requirements"].map(|key| json!({ "required": [key] })).into();
+    // What runs a Python file has an image of its own.
+    workflow["anyOf"] = ["image", "file"].map(|key| json!({ "required": [key] })).into();
     let mut dependency = object(&DEPENDENCY, DEPENDENCY_DOCS, &[]);
     dependency["minProperties"] = json!(1);
     dependency["maxProperties"] = json!(1);

@@ -121,7 +121,7 @@ fn all_forms_are_valid() {
         "image: x\nenvironment: {A: 1, B: , C: \"\", D: true, E: 1.5}",
         "image: x\nartifacts: [out, {path: logs, mount: true}, {path: /abs}]",
         "image: x\nhome_dir: /root\ncache: [.venv, {path: cached}]",
-        "image: x\ndeps: [{workflow: b}, {tag: v1}, b, ':v1', \":${{ env.T }}\"]",
+        "image: x\ndeps: [{workflow: b}, {tag: v1}, b, ':v2', \":${{ env.T }}\"]",
         "image: x\nports: [8080, \"9090:80\", '8081', \"${{ env.P }}\"]",
         "image: x\nports: 2",
         "image: x\nports: '2'",
@@ -136,6 +136,8 @@ fn all_forms_are_valid() {
         "image: x\nresources: {gpu: {memory: 40GiB}}",
         "image: x\nregistry_auth: {username: me, password: \"${{ secrets.T }}\"}",
         "image: x\nfile: a.py\nrequirements: r.txt\nversion: 3.10",
+        "file: a.py",
+        "file: a.py\npython: '3.12'",
         "image: x\npython: 3.10",
     ] {
         assert_good(&validator, &workflow(lines));
@@ -148,6 +150,7 @@ fn all_forms_are_valid() {
 /// Lines of workflows that are wrong.
 const WRONG: &[&str] = &[
     "help: no image",
+    "version: 3.12\nrequirements: r.txt\ncommands: [make]",
     "image: x\nimgae: y",
     "image: x\nname2: b",
     "image: x\nenv: [A]\nenvironment: [B]",
