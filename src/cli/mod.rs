@@ -58,6 +58,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
+        Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
         Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),
         Command::Artifacts(ArtifactsCommand::Cp(args)) => artifacts::copy(&context, &args),

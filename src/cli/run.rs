@@ -11,7 +11,7 @@ use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecA
 use super::context::{Context, block_on, random};
 use super::exit::CliError;
 use super::names::take_free_name;
-use super::options::options;
+use super::options::{artifacts, options};
 use super::printer::{Printer, print_json};
 use crate::engine::{Engine, ImageRequest, PullPolicy, Run, RunRequest, end_of_lost_run};
 use crate::image::{Observer, Platform};
@@ -27,6 +27,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
+    let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let request = RunRequest {
         reservation: reserve(engine.store(), args.name.as_deref())?,
@@ -34,7 +35,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         image,
         options,
         rootfs,
-        artifacts: Vec::new(),
+        artifacts,
         artifact_owner: None,
         remove: args.rm,
         keep: args.keep,
