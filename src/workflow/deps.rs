@@ -112,3 +112,90 @@ fn shown_circle(names: &[&str]) -> String {
     let (first, last) = (quoted(&names[..MAX_SHOWN / 2]), quoted(&names[names.len() - 2..]));
     format!("{first} needs … needs {last} ({} workflows)", names.len() - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::parse;
+    use super::super::interpolate::{Values, resolve};
+    use super::*;
+
+    /// A project of `(name, dependencies)`.
+    fn project(workflows: &[(&str, &[&str])]) -> Workflows {
+        let item = |(name, deps): &(&str, &[&str])| {
+            let deps: Vec<String> = deps.iter().map(|dep| format!("{{workflow: {dep}}}")).collect();
+            format!("  - name: {name}\n    image: i\n    deps: [{}]\n", deps.join(", "))
+        };
+        let text: String = workflows.iter().map(item).collect();
+        Workflows::of(parse("w.yaml", format!("workflows:\n{text}").as_bytes()).unwrap())
+    }
+
+    fn one(workflows: &Workflows, name: &str) -> Result<(), Mistake> {
+        let env = |name: &str| Some(name.to_lowercase());
+        let values = Values { run_name: "r", args: &[], env: &env, secret: &|_| Ok(None) };
+        check_one(workflows, &resolve(workflows.get(name).unwrap(), &values).unwrap())
+    }
+
+    #[test]
+    fn what_is_there_and_goes_one_way_is_fine() {
+        let diamond = project(&[("a", &["b", "c", "b"]), ("b", &["d"]), ("c", &["d"]), ("d", &[])]);
+        assert!(check(&diamond).is_ok() && one(&diamond, "a").is_ok());
+    }
+
+    #[test]
+    fn circles_are_shown() {
+        for (workflows, place, circle) in [
+            (&[("a", &["a"][..])][..], "4:23", "`a` needs `a`"),
+            (&[("a", &["b"][..]), ("b", &["a"])], "7:23", "`a` needs `b` needs `a`"),
+            (
+                &[("x", &["a"][..]), ("a", &["ok", "b"]), ("b", &["c"]), ("c", &["a"]), ("ok", &[])],
+                "13:23",
+                "`a` needs `b` needs `c` needs `a`",
+            ),
+        ] {
+            let project = project(workflows);
+            for mistake in [check(&project).unwrap_err(), one(&project, workflows[0].0).unwrap_err()] {
+                let text = mistake.to_string();
+                let start = format!("w.yaml:{place}: the dependencies go round in a circle: {circle}\n");
+                assert!(text.starts_with(&start) && text.contains("hint: "), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_workflow_that_is_not_there_is_told_with_the_nearest() {
+        let project = project(&[("train", &["prepaer"]), ("prepare", &[]), ("lost", &["nowhere"]), ("fine", &[])]);
+        let text = one(&project, "train").unwrap_err().to_string();
+        assert!(text.starts_with("w.yaml:4:23: `workflow` is wrong: there is no workflow `prepaer`"), "{text}");
+        assert!(text.contains("hint: did you mean `prepare`?"), "{text}");
+        let text = one(&project, "lost").unwrap_err().to_string();
+        assert!(text.contains("hint: `dockless workflow list` shows them"), "{text}");
+        // What another workflow needs is of no concern to this one.
+        assert!(one(&project, "fine").is_ok() && check(&project).is_err());
+    }
+
+    #[test]
+    fn names_from_variables_are_looked_up() {
+        let text = "workflows:\n  - {name: a, image: i, deps: [{workflow: '${{ env.B }}'}, {tag: '${{ env.T }}'}]}\n  - {name: b, image: i}\n";
+        let workflows = |text: &str| Workflows::of(parse("w.yaml", text.as_bytes()).unwrap());
+        assert!(one(&workflows(text), "a").is_ok());
+        let text = one(&workflows(&text.replace("name: b", "name: c")), "a").unwrap_err().to_string();
+        assert!(text.contains("there is no workflow `b`"), "{text}");
+    }
+
+    #[test]
+    fn a_long_chain_needs_no_stack() {
+        let names: Vec<String> = (0..10_000).map(|n| format!("w{n}")).collect();
+        let chain = |last: &str| {
+            let next = |n: usize| names.get(n + 1).map_or(last, String::as_str).to_owned();
+            let items = names.iter().enumerate().map(|(n, name)| {
+                let deps = if next(n).is_empty() { String::new() } else { format!("{{workflow: {}}}", next(n)) };
+                format!("  - name: {name}\n    deps: [{deps}]\n")
+            });
+            Workflows::of(parse("w", format!("workflows:\n{}", items.collect::<String>()).as_bytes()).unwrap())
+        };
+        assert!(check(&chain("")).is_ok());
+        let text = check(&chain("w5")).unwrap_err().to_string();
+        assert!(text.contains("`w5` needs `w6`") && text.contains("`w9999` needs `w5` (9995 workflows)"), "{text}");
+        assert!(text.len() < 1000, "{text}");
+    }
+}

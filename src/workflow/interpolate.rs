@@ -594,3 +594,253 @@ fn expression_span(source: &Source, span: Span, nth: usize, written: &str) -> Sp
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     Span { line: before.matches('\n').count() + 1, column, width: written.trim_end().chars().count() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::file::parse;
+    use super::*;
+
+    /// One workflow with these lines, from line 3 on.
+    fn workflow(lines: &str) -> Workflow {
+        let indented = lines.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
+        let text = format!("workflows:\n  - name: a\n{indented}");
+        parse("w.yaml", text.as_bytes()).unwrap_or_else(|mistake| panic!("{mistake}")).workflows.remove(0)
+    }
+
+    fn env(name: &str) -> Option<String> {
+        let known = [
+            ("X", "x"),
+            ("EMPTY", ""),
+            ("TRICKY", "${{ run.name }} $${{ }} '"),
+            ("IMAGE", "a/b:1"),
+            ("BAD_IMAGE", "Not An Image"),
+            ("CPU", "1.5"),
+            ("SIZE", "16GB"),
+            ("PORT", "8080:80"),
+            ("TWO", "2"),
+        ];
+        known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    fn secret(name: &str) -> Result<Option<String>, String> {
+        match name {
+            "TOKEN" => Ok(Some("hunter2".to_owned())),
+            "LINES" => Ok(Some("hunter2\nhunter3 \"".to_owned())),
+            "NUL" => Ok(Some("hunter2\0".to_owned())),
+            "BROKEN" => Err("the secrets cannot be read".to_owned()),
+            _ => Ok(None),
+        }
+    }
+
+    fn resolved(lines: &str) -> Result<Resolved, Mistake> {
+        let args = ["one".to_owned(), "two three".to_owned(), "it's".to_owned()];
+        resolve(&workflow(lines), &Values { run_name: "swift-fox-1", args: &args, env: &env, secret: &secret })
+    }
+
+    fn command(text: &str) -> String {
+        let lines = format!("commands:\n- '{}'", text.replace('\'', "''"));
+        let resolved = resolved(&lines).unwrap_or_else(|mistake| panic!("{mistake}"));
+        resolved.commands.unwrap().value[0].text.expose().to_owned()
+    }
+
+    #[test]
+    fn expressions_and_what_they_give() {
+        for (template, expected) in [
+            ("a ${{ run.name }} b", "a swift-fox-1 b"),
+            ("${{run.name}}${{  run.name  }}", "swift-fox-1swift-fox-1"),
+            ("x ${{ run.args }}", "x one 'two three' \"it's\""),
+            ("${{ env.X }}${{ env.EMPTY }}", "x"),
+            ("${{ env.TRICKY }}", "${{ run.name }} $${{ }} '"),
+            ("${{ secrets.TOKEN }}", "hunter2"),
+            ("$${{ env.X }}", "${{ env.X }}"),
+            ("$$${{ env.X }}", "$${{ env.X }}"),
+            ("$${{ ${{ env.X }}", "${{ x"),
+            ("echo $$ ${{ env.X }} $$", "echo $$ x $$"),
+            ("${{ env.X }}}}", "x}}"),
+            ("$ {{ x }} ${ {x} }", "$ {{ x }} ${ {x} }"),
+            ("\u{e4}${{ env.X }}\u{e4}", "\u{e4}x\u{e4}"),
+        ] {
+            assert_eq!(command(template), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn every_typed_value_is_filled_in_and_checked() {
+        let resolved = resolved(
+            "image: ${{ env.IMAGE }}\nworking_dir: ${{ env.X }}/y\nhome_dir: /${{ env.X }}\n\
+             env: {A: '${{ env.X }}=${{ secrets.TOKEN }}', B: plain}\n\
+             artifacts: [{path: 'out/${{ run.name }}', mount: true}]\ncache: ['${{ env.X }}']\n\
+             deps: [{workflow: '${{ env.X }}'}, {tag: '${{ env.X }}'}]\nports: ['${{ env.PORT }}']\n\
+             resources: {cpu: '${{ env.CPU }}', memory: '${{ env.SIZE }}', shm_size: '${{ env.TWO }}MiB', \
+             gpu: {count: '${{ env.TWO }}', name: '${{ env.X }}', memory: '${{ env.SIZE }}'}}\n\
+             registry_auth: {username: '${{ env.X }}', password: '${{ secrets.TOKEN }}'}\n\
+             file: '${{ secrets.TOKEN }}.py'\nversion: 3.1${{ env.TWO }}\nprovider: docker${{ env.EMPTY }}",
+        )
+        .unwrap_or_else(|mistake| panic!("{mistake}"));
+        assert_eq!(resolved.image.as_ref().unwrap().value, "a/b:1".parse().unwrap());
+        assert_eq!(resolved.working_dir.as_ref().unwrap().value, "x/y");
+        let value = resolved.env[0].1.as_ref().unwrap();
+        assert_eq!((resolved.env[0].0.as_str(), value.expose(), value.masked()), ("A", "x=hunter2", "x=****"));
+        assert_eq!(resolved.env[1], ("B".to_owned(), Some(Filled::plain("plain"))));
+        assert_eq!(resolved.artifacts[0].0.value, "out/swift-fox-1");
+        assert_eq!(resolved.ports[0].value, Port { host: Some(8080), container: 80 });
+        assert_eq!(resolved.cpu.as_ref().unwrap().value.to_string(), "1.5");
+        assert_eq!(resolved.memory.as_ref().unwrap().value, ByteSize(16_000_000_000));
+        assert_eq!(resolved.shm_size.as_ref().unwrap().value, ByteSize(2 << 20));
+        let gpu = &resolved.gpu.as_ref().unwrap().value;
+        assert_eq!((gpu.count, gpu.name.as_deref(), gpu.memory), (2, Some("x"), Some(ByteSize(16_000_000_000))));
+        assert_eq!(resolved.version.as_ref().unwrap().value, "3.12");
+        assert_eq!(resolved.file.as_ref().unwrap().value.masked(), "****.py");
+        let used: Vec<(&str, &str)> = resolved.secrets.iter().map(|used| (used.name.as_str(), used.expose())).collect();
+        assert_eq!(used, [("TOKEN", "hunter2")]);
+        assert!(!format!("{resolved:?}").contains("hunter2"), "{resolved:?}");
+        assert!(!resolved.args_used);
+    }
+
+    #[test]
+    fn mistakes_have_their_place() {
+        for (lines, place, expected) in [
+            ("commands:\n- echo ${{ run.nmae }}", "4:12", "there is no `run.nmae` to fill in"),
+            ("commands:\n- echo ${{ run.nmae }}", "4:12", "hint: did you mean `run.name`?"),
+            ("commands:\n- echo ${{ secret.X }}", "4:12", "hint: did you mean `secrets.X`?"),
+            ("commands:\n- echo ${{ environ.X }}", "4:12", "hint: there are `run.name`, `run.args`"),
+            ("commands:\n- echo ${{ X }}", "4:12", "there is no `X` to fill in"),
+            ("commands:\n- echo ${{ env. }}", "4:12", "there is no `env.` to fill in"),
+            ("commands:\n- echo ${{ env.A B }}", "4:12", "there is no `env.A B` to fill in"),
+            ("commands:\n- echo ${{ }}", "4:12", "`${{ }}` names nothing"),
+            ("commands:\n- echo ${{}}", "4:12", "`${{ }}` names nothing"),
+            ("commands:\n- echo ${{ run.name }", "4:12", "`${{` has no `}}` in its line\n"),
+            ("commands:\n- echo ${{ run.name }} ${{ run.name", "4:28", "hint: write `$${{` for the text `${{` itself"),
+            ("commands: |\n  one\n  two ${{ env.X }} ${{\n  run.name }}", "5:24", "has no `}}` in its line"),
+            ("commands: |\n  one ${{ env.X }}\n  two ${{ nothing }}\n", "5:11", "there is no `nothing`"),
+            ("commands: >\n  one ${{ env.X }}\n  two ${{ nothing }}\n", "5:11", "there is no `nothing`"),
+            ("commands:\n- $${{ nothing }} ${{ nothing }}", "4:23", "there is no `nothing`"),
+            ("commands:\n- \"\u{e4}\u{e4} ${{ nothing }}\"", "4:11", "there is no `nothing`"),
+            ("commands: [a, 'b ${{ nothing }}']", "3:22", "there is no `nothing`"),
+            // The file spells it in another way, so that its place is the value's.
+            ("commands: [\"a \\x24{{ nothing }}\"]", "3:16", "there is no `nothing`"),
+            ("image: i${{ env.UNSET }}", "3:13", "the variable `UNSET` is not set where the run is started"),
+            ("image: i${{ env.UNSET }}", "3:13", "hint: `UNSET=… dockless workflow run …`"),
+            ("image: ${{ env.BAD_IMAGE }}", "3:12", "`image` is wrong: "),
+            ("resources: {cpu: 'x${{ env.CPU }}'}", "3:22", "`x1.5` is not a number of cores"),
+            ("resources: {memory: '${{ env.X }}'}", "3:25", "size `x` is malformed"),
+            ("resources: {memory: '0${{ env.EMPTY }}'}", "3:25", "leave the key away for no limit"),
+            (
+                "resources: {gpu: {name: '${{ env.X }}', count: '${{ env.NO }}'}}",
+                "3:52",
+                "the variable `NO` is not set",
+            ),
+            ("ports: ['${{ env.X }}']", "3:13", "`x` is not a port"),
+            ("env: ['${{ env.TRICKY }}=1']", "3:11", "holds white space"),
+            ("env: {'${{ env.X }}': 1}", "3:11", "the name of a variable is not interpolated here"),
+            ("commands: ['${{ secrets.NONE }}']", "3:17", "there is no secret `NONE`\n"),
+            ("commands: ['${{ secrets.NONE }}']", "3:17", "hint: add it with `dockless secrets add NONE`"),
+            ("commands: ['${{ secrets.BROKEN }}']", "3:17", "the secrets cannot be read"),
+            ("commands: ['${{ secrets.NUL }}']", "3:17", "the secret `NUL` holds a NUL byte"),
+        ] {
+            let text = resolved(lines).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("w.yaml:{place}: ")), "{lines:?} gave: {text}");
+            assert!(text.contains(expected), "{lines:?} gave: {text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        assert_eq!(
+            resolved("commands:\n- echo ${{ run.nmae }} x").unwrap_err().to_string(),
+            "w.yaml:4:12: `commands` is wrong: there is no `run.nmae` to fill in\n  |\n\
+             4 |     - echo ${{ run.nmae }} x\n  |            ^^^^^^^^^^^^^^^\nhint: did you mean `run.name`?"
+        );
+    }
+
+    #[test]
+    fn secrets_stand_only_where_nobody_sees_them() {
+        for lines in [
+            "image: 'a:${{ secrets.TOKEN }}'",
+            "provider: '${{ secrets.TOKEN }}'",
+            "working_dir: '${{ secrets.TOKEN }}'",
+            "home_dir: '/${{ secrets.TOKEN }}'",
+            "artifacts: ['${{ secrets.TOKEN }}']",
+            "cache: ['${{ secrets.TOKEN }}']",
+            "deps: [{tag: '${{ secrets.TOKEN }}'}]",
+            "ports: ['${{ secrets.TOKEN }}']",
+            "version: '${{ secrets.TOKEN }}'",
+            "resources: {memory: '${{ secrets.TOKEN }}'}",
+            "resources: {gpu: {name: '${{ secrets.TOKEN }}'}}",
+            "env: ['${{ secrets.TOKEN }}=1']",
+            "env: ['${{ secrets.TOKEN }}']",
+            "env: ['a ${{ secrets.TOKEN }}=x']",
+        ] {
+            let mistake = resolved(lines).unwrap_err();
+            let text = mistake.to_string();
+            assert!(text.starts_with("w.yaml:3:") && text.contains("secret"), "{lines:?} gave: {text}");
+            assert!(!text.contains("hunter2") && !format!("{mistake:?}").contains("hunter2"), "{text}");
+        }
+        // A password that stands in the file in clear, next to an expression that is wrong.
+        let text = resolved("registry_auth: {username: ann, password: 'hunter2 ${{ x }}'}").unwrap_err().to_string();
+        assert!(text.starts_with("w.yaml:3:") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn filled_text_is_shown_masked() {
+        let resolved = resolved(
+            "commands: ['a ${{ secrets.TOKEN }} b ${{ env.X }} ${{ secrets.LINES }}.', 'c']\nentrypoint: ['x', '${{ secrets.TOKEN }}']",
+        )
+        .unwrap();
+        let commands = &resolved.commands.as_ref().unwrap().value;
+        assert_eq!(commands[0].text.masked(), "a **** b x ****.");
+        assert_eq!(commands[0].text.expose(), "a hunter2 b x hunter2\nhunter3 \".");
+        assert!(!commands[0].is_script, "what a secret brings makes no script of a command");
+        assert!(commands[0].text.is_secret() && !commands[1].text.is_secret());
+        let names: Vec<&str> = resolved.secrets.iter().map(|used| used.name.as_str()).collect();
+        assert_eq!(names, ["TOKEN", "LINES"]);
+        assert!(!format!("{resolved:?}").contains("hunter"));
+        let mut word = Filled::plain("a");
+        word.push("b", Some("*"));
+        word.push("c", None);
+        assert_eq!((word.expose(), word.masked()), ("abc", "a*c"));
+        let upper = word.map(str::to_uppercase);
+        assert_eq!((upper.expose(), upper.masked()), ("ABC", "A*C"));
+    }
+
+    proptest! {
+        /// What comes out of a variable or a secret stands in the result as it is, whatever it looks like.
+        #[test]
+        fn nothing_is_filled_in_twice(value in "(\\$|\\{|\\}| |run\\.name|env\\.V|secrets\\.S|x){0,12}") {
+            let workflow = workflow("commands: ['a${{ env.V }}b${{ secrets.S }}c']");
+            let env = |_: &str| Some(value.clone());
+            let secret = |_: &str| Ok(Some(value.clone()));
+            let values = Values { run_name: "SWIFT", args: &[], env: &env, secret: &secret };
+            let resolved = resolve(&workflow, &values).unwrap();
+            let text = &resolved.commands.unwrap().value[0].text;
+            prop_assert_eq!(text.expose(), format!("a{value}b{value}c"));
+            prop_assert_eq!(text.masked(), format!("a{value}b{MASK}c"));
+        }
+
+        /// Any text at all is filled in or refused with a place in it, and a secret is in no message.
+        #[test]
+        fn no_text_makes_it_panic(text in "(\\$\\$?\\{\\{|\\}\\}|[ \n.'\u{e4}$]|run|name|args|env|secrets|TOKEN|X){0,14}") {
+            let quoted = serde_json::to_string(&text).unwrap();
+            for lines in [format!("commands: [{quoted}]"), format!("env: {{A: {quoted}}}"), format!("entrypoint: {quoted}"), format!("image: {quoted}")] {
+                let Ok(mut file) = parse("w.yaml", format!("workflows:\n  - name: a\n    {lines}\n").as_bytes()) else { continue };
+                let args = ["it's".to_owned()];
+                let values = Values { run_name: "r", args: &args, env: &env, secret: &secret };
+                match resolve(&file.workflows.remove(0), &values) {
+                    Ok(resolved) => {
+                        let shown = format!("{resolved:?}");
+                        prop_assert!(!shown.contains("hunter2"), "{}", shown);
+                    }
+                    Err(mistake) => {
+                        prop_assert_eq!(mistake.span().line, 3);
+                        prop_assert!(!mistake.to_string().contains("hunter2"), "{}", mistake);
+                    }
+                }
+            }
+        }
+
+        /// A shell gets back the very arguments.
+        #[test]
+        fn arguments_survive_the_shells_words(args in proptest::collection::vec("[ -~\u{e4}\n]{0,8}", 0..4)) {
+            prop_assert_eq!(shlex::split(&quoted(&args).unwrap()).unwrap(), args);
+        }
+    }
+}

@@ -156,3 +156,147 @@ const fn given<T>(flag: &'static str, value: T) -> Given<T> {
 fn wrong(flag: &str, reason: &dyn fmt::Display) -> Mistake {
     Mistake::of_flag(Problem::bad_value(flag, reason))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::parse;
+    use super::super::find::{FindError, Workflows};
+    use super::super::run::{Prepared, prepare};
+    use super::*;
+
+    const FILE: &str = "\
+workflows:
+  - name: a
+    image: i
+    commands: [a]
+    env: [A=1, B=2]
+    home_dir: /root
+    artifacts: [out, {path: logs, mount: true}]
+    ports: [8080]
+    resources: {cpu: 2, memory: 1GB, gpu: {name: K80, count: 4, memory: 12GB}}
+";
+
+    fn prepared(overrides: &Overrides) -> Result<Prepared, String> {
+        prepared_in(FILE, overrides)
+    }
+
+    fn prepared_in(file: &str, overrides: &Overrides) -> Result<Prepared, String> {
+        let workflows = Workflows::of(parse("w.yaml", file.as_bytes()).unwrap());
+        let secret = |name: &str| Ok((name == "TOKEN").then(|| "hunter2".to_owned()));
+        let values = Values { run_name: "r", args: &[], env: &|_| None, secret: &secret };
+        prepare(&workflows, "a", overrides, &values).map_err(|error| match error {
+            FindError::Mistake(mistake) => mistake.to_string(),
+            other => panic!("{other}"),
+        })
+    }
+
+    fn with(change: impl FnOnce(&mut Overrides)) -> Overrides {
+        let mut overrides = Overrides::default();
+        change(&mut overrides);
+        overrides
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn no_flag_changes_nothing() {
+        let plan = prepared(&Overrides::default()).unwrap().plan;
+        assert_eq!((plan.env.len(), plan.artifacts.len(), plan.ports.len(), plan.cpus), (2, 2, 1, Some(2.0)));
+        assert_eq!(plan.gpus.unwrap().count, 4);
+    }
+
+    #[test]
+    fn every_flag_has_its_effect() {
+        let Prepared { plan, shown } = prepared(&Overrides {
+            env: vec!["A=x=y".to_owned(), "C".to_owned(), "D=".to_owned()],
+            artifacts: vec!["./out/:mount".to_owned(), "/more".to_owned(), "~/h".to_owned()],
+            working_dir: some("src"),
+            cpu: some("0.5"),
+            memory: some("8GiB"),
+            shm_size: some("1 gb"),
+            gpu: some("2"),
+            gpu_name: some("A100"),
+            gpu_memory: some("40GB"),
+            ports: vec!["9090:8080".to_owned(), "81".to_owned()],
+            secrets: vec!["TOKEN".to_owned()],
+        })
+        .unwrap();
+        let env = &shown.env;
+        assert_eq!(env.keys().collect::<Vec<_>>(), ["TOKEN", "B", "A", "C", "D"]);
+        assert_eq!((env["A"].as_str(), env["C"].as_str(), env["TOKEN"].as_str()), (Some("x=y"), None, Some("****")));
+        assert_eq!(plan.secret_env, [("TOKEN".to_owned(), Filled::secret("hunter2"))]);
+        assert_eq!(plan.secrets[0].expose(), "hunter2");
+        let artifacts: Vec<(&str, bool)> = shown.artifacts.iter().map(|it| (it.path.as_str(), it.mount)).collect();
+        assert_eq!(artifacts, [("logs", true), ("out", true), ("/more", false), ("~/h", false)]);
+        assert_eq!(plan.artifacts[1].container_path.to_str(), Some("/workflow/src/out"));
+        assert_eq!(
+            (plan.cpus, plan.memory, plan.shm_size),
+            (Some(0.5), Some(ByteSize(8 << 30)), Some(ByteSize(1_000_000_000)))
+        );
+        let gpus = plan.gpus.as_ref().unwrap();
+        assert_eq!((gpus.count, gpus.name.as_deref(), gpus.memory), (2, Some("A100"), Some(ByteSize(40_000_000_000))));
+        assert_eq!(shown.ports, ["9090:8080", "81:81"]);
+        assert!(!format!("{plan:?}{shown:?}").contains("hunter2"), "{plan:?}");
+        assert!(!serde_json::to_string(&shown).unwrap().contains("hunter2"));
+    }
+
+    #[test]
+    fn gpu_flags_keep_what_they_do_not_name() {
+        let gpus = |change: fn(&mut Overrides)| prepared(&with(change)).unwrap().plan.gpus;
+        assert_eq!(gpus(|o| o.gpu = some("0")), None);
+        let one = gpus(|o| o.gpu = some("1")).unwrap();
+        assert_eq!((one.count, one.name.as_deref()), (1, Some("K80")));
+        let named = gpus(|o| o.gpu_name = some("V100")).unwrap();
+        assert_eq!(
+            (named.count, named.name.as_deref(), named.memory),
+            (4, Some("V100"), Some(ByteSize(12_000_000_000)))
+        );
+        let file = FILE.replace("gpu: {name: K80, count: 4, memory: 12GB}", "gpu: 0");
+        let named = prepared_in(&file, &with(|o| o.gpu_memory = some("1GB"))).unwrap().plan.gpus.unwrap();
+        assert_eq!(named.count, 1);
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (overrides, expected) in [
+            (with(|o| o.env = vec!["=x".to_owned()]), "`--env` is wrong: the name of the variable `` is empty"),
+            (
+                with(|o| o.env = vec!["A B=hunter2".to_owned()]),
+                "`--env` is wrong: the name of the variable `A B` holds white space",
+            ),
+            (with(|o| o.artifacts = vec!["out:ro".to_owned()]), "`--artifact` is wrong: `out:ro` ends in `:ro`"),
+            (
+                with(|o| o.artifacts = vec!["../x".to_owned()]),
+                "`--artifact` is wrong: artifact path `../x` contains `..`",
+            ),
+            (with(|o| o.artifacts = vec!["out/x".to_owned()]), "`--artifact` is wrong: `out/x` and `out` on line 7"),
+            (
+                with(|o| o.artifacts = vec!["a".to_owned(), "/workflow/a/b".to_owned()]),
+                "`/workflow/a/b` and `a` of `--artifact`",
+            ),
+            (with(|o| o.working_dir = some("../x")), "`--workdir` is wrong: `../x` contains `..`"),
+            (with(|o| o.working_dir = some("")), "`--workdir` is wrong: `` is empty"),
+            (with(|o| o.cpu = some("0")), "`--cpu` is wrong: `0` is not a number of cores"),
+            (with(|o| o.memory = some("1kb")), "`--memory` is wrong: memory limit is 1000 B, the least is 6 MiB"),
+            (with(|o| o.memory = some("0")), "hint: leave the flag away for no limit"),
+            (with(|o| o.shm_size = some("big")), "`--shm-size` is wrong: size `big` is malformed"),
+            (with(|o| o.gpu = some("all")), "`--gpu` is wrong: `all` is not a number of GPUs"),
+            (with(|o| o.gpu_name = some("")), "`--gpu-name` is wrong: it is empty"),
+            (with(|o| o.gpu_memory = some("x")), "`--gpu-memory` is wrong: size `x` is malformed"),
+            (
+                with(|o| (o.gpu, o.gpu_name) = (some("0"), some("K80"))),
+                "`--gpu` is wrong: `0` takes the GPUs away, and `--gpu-name` asks for one",
+            ),
+            (with(|o| o.ports = vec!["0".to_owned()]), "`--ports` is wrong: `0` is not a port"),
+            (with(|o| o.ports = vec!["8080:9".to_owned()]), "`--ports` is wrong: port 8080 of the host stands twice"),
+            (with(|o| o.secrets = vec!["NONE".to_owned()]), "`--secret` is wrong: there is no secret `NONE`"),
+            (with(|o| o.secrets = vec!["NONE=hunter2".to_owned()]), "`--secret` is wrong: it takes a name only"),
+        ] {
+            let text = prepared(&overrides).unwrap_err();
+            assert!(text.contains(expected) && text.starts_with("`--"), "{overrides:?} gave: {text}");
+            assert!(!text.contains("hunter2") && !format!("{overrides:?}").contains("hunter2"), "{text}");
+        }
+    }
+}

@@ -218,3 +218,111 @@ fn exact(ByteSize(bytes): ByteSize) -> String {
     let unit = UNITS.iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
     unit.map_or_else(|| bytes.to_string(), |(unit, name)| format!("{}{name}", bytes / unit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::parse;
+    use super::super::find::Workflows;
+    use super::super::interpolate::Values;
+    use super::super::overrides::Overrides;
+    use super::super::run::prepare;
+    use super::*;
+
+    const FILE: &str = "\
+workflows:
+  - name: a
+    help: not shown
+    image: i
+    entrypoint: bash -c
+    setup: echo ${{ secrets.TOKEN }}
+    commands: [\"a ${{ run.name }}\", b]
+    env: {A: \"${{ secrets.TOKEN }}\", B: , C: plain}
+    working_dir: src
+    home_dir: /root/
+    artifacts: [./out/, {path: /m, mount: yes}]
+    cache: [~/.cache]
+    deps: [{workflow: b}, {tag: t}]
+    ports: [80, 8080:81]
+    resources: {cpu: 1, memory: 1024MiB, shm_size: 64000000, gpu: 1, interruptible: true}
+    registry_auth: {username: ann, password: hunter2}
+    file: x.py
+    requirements: r.txt
+    version: 3.12
+  - {name: b, image: i}
+";
+
+    fn shown(name: &str) -> Shown {
+        let workflows = Workflows::of(parse("w.yaml", FILE.as_bytes()).unwrap());
+        let values = Values { run_name: "r", args: &[], env: &|_| None, secret: &|_| Ok(Some("hunter2".to_owned())) };
+        prepare(&workflows, name, &Overrides::default(), &values).unwrap_or_else(|error| panic!("{error}")).shown
+    }
+
+    #[test]
+    fn every_key_is_shown_in_its_normal_form() {
+        assert_eq!(
+            serde_json::to_value(shown("a")).unwrap(),
+            serde_json::json!({
+                "name": "a",
+                "provider": "docker",
+                "image": "docker.io/library/i:latest",
+                "registry_auth": {"username": "****", "password": "****"},
+                "entrypoint": ["bash", "-c"],
+                "before_run": ["echo ****"],
+                "requirements": "r.txt",
+                "commands": ["a r", "b"],
+                "file": "x.py",
+                "version": "3.12",
+                "env": {"A": "****", "B": null, "C": "plain"},
+                "working_dir": "/workflow/src",
+                "home_dir": "/root",
+                "artifacts": [{"path": "out", "mount": false}, {"path": "/m", "mount": true}],
+                "cache": ["/root/.cache"],
+                "deps": [{"workflow": "b"}, {"tag": "t"}],
+                "ports": ["80:80", "8080:81"],
+                "resources": {
+                    "cpu": 1.0, "memory": "1GiB", "shm_size": "64MB", "gpu": {"count": 1}, "interruptible": true
+                },
+            })
+        );
+        let least = serde_json::json!({
+            "name": "b", "provider": "docker", "image": "docker.io/library/i:latest", "working_dir": "/workflow"
+        });
+        assert_eq!(serde_json::to_value(shown("b")).unwrap(), least);
+    }
+
+    /// What is shown is a workflow of the schema, and means the same.
+    #[test]
+    fn it_reads_back() {
+        for name in ["a", "b"] {
+            let shown = shown(name);
+            let json = serde_json::to_string(&shown).unwrap();
+            assert_eq!(serde_json::from_str::<Shown>(&json).unwrap(), shown);
+            let yaml = serde_yaml::to_string(&shown).unwrap();
+            assert!(!yaml.contains("hunter2"), "{yaml}");
+            let indented: String = yaml.lines().map(|line| format!("    {line}\n")).collect();
+            let item = indented.replacen("    ", "  - ", 1);
+            let other = "  - {name: other, image: i}\n";
+            let file = format!("workflows:\n{item}{}", other.replace("other", if name == "a" { "b" } else { "a" }));
+            let workflows = Workflows::of(parse("w", file.as_bytes()).unwrap_or_else(|it| panic!("{it}\n{file}")));
+            let values = Values { run_name: "r", args: &[], env: &|_| None, secret: &|_| Ok(None) };
+            let again = prepare(&workflows, name, &Overrides::default(), &values).unwrap_or_else(|it| panic!("{it}"));
+            assert_eq!(again.shown, shown);
+        }
+    }
+
+    #[test]
+    fn sizes_are_exact() {
+        for (bytes, text) in [
+            (1, "1"),
+            (1000, "1KB"),
+            (1024, "1KiB"),
+            (1 << 30, "1GiB"),
+            (16_000_000_000, "16GB"),
+            (1_500_000_000, "1500MB"),
+            ((1 << 30) + 1, "1073741825"),
+        ] {
+            assert_eq!(exact(ByteSize(bytes)), text);
+            assert_eq!(ByteSize::from_workflow(text), Ok(ByteSize(bytes)));
+        }
+    }
+}
