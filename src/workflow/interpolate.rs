@@ -729,7 +729,7 @@ mod tests {
             ("resources: {memory: '0${{ env.EMPTY }}'}", "3:25", "leave the key away for no limit"),
             (
                 "resources: {gpu: {name: '${{ env.X }}', count: '${{ env.NO }}'}}",
-                "3:52",
+                "3:53",
                 "the variable `NO` is not set",
             ),
             ("ports: ['${{ env.X }}']", "3:13", "`x` is not a port"),
