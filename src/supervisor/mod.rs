@@ -12,6 +12,7 @@ mod clean;
 mod launch;
 mod life;
 mod log;
+mod mask;
 pub mod protocol;
 mod relay;
 mod sweep;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};
+pub use mask::{MASK, MaskedStream, Masker};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.
