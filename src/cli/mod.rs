@@ -12,6 +12,7 @@ mod options;
 mod printer;
 mod ps;
 mod run;
+mod time;
 mod workflow;
 
 use std::process::ExitCode;

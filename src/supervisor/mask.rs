@@ -316,7 +316,7 @@ fn forms_of(secret: &str) -> Vec<Vec<u8>> {
     let value = secret.trim_matches(['\r', '\n']);
     let lines = value.split('\n').map(|line| line.trim_end_matches('\r'));
     let mut forms: Vec<Vec<u8>> =
-        lines.filter(|line| line.len() >= MIN_PART_BYTES && !line.trim().is_empty()).map(|line| line.into()).collect();
+        lines.filter(|line| line.len() >= MIN_PART_BYTES && !line.trim().is_empty()).map(Into::into).collect();
     forms.push(value.into());
     if (MIN_PART_BYTES..=MAX_ENCODED_BYTES).contains(&value.len()) {
         forms.extend(json_forms(value).into_iter().chain(url_forms(value)).map(String::into_bytes));

@@ -16,6 +16,7 @@ mod mask;
 pub mod protocol;
 mod relay;
 mod sweep;
+mod tail;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
