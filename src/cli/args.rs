@@ -251,8 +251,9 @@ pub(super) struct PsArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub(super) all: bool,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
+    /// Only the names, one a line.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
     #[command(flatten)]
     pub(super) list: ListArgs,
 }

@@ -12,6 +12,7 @@ mod options;
 mod printer;
 mod ps;
 mod run;
+mod table;
 mod time;
 mod workflow;
 

@@ -6,4 +6,5 @@ mod logs;
 mod pull;
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 mod tidy;
