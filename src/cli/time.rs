@@ -1,16 +1,17 @@
 //! Times as people write and read them: `5m`, `2026-01-02T15:04:05Z`, `5 minutes ago`.
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 
+use super::duration::Span;
 use super::exit::CliError;
 
 /// A point in time given as such or as how long before `now`; `flag` is for the message.
 pub(super) fn moment(flag: &str, text: &str, now: Timestamp) -> Result<Timestamp, CliError> {
     let seconds_since_1970 = |text: &str| text.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let without_zone = |text: &str| TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok();
-    let ago = |text: &str| now.checked_sub(text.parse::<SignedDuration>().ok().filter(|ago| !ago.is_negative())?).ok();
+    let ago = |text: &str| now.checked_sub(text.parse::<Span>().ok()?.duration()).ok();
     let time =
         seconds_since_1970(text).or_else(|| text.parse().ok()).or_else(|| without_zone(text)).or_else(|| ago(text));
     time.ok_or_else(|| {
@@ -55,7 +56,7 @@ mod tests {
             ("5m", "2026-01-02T14:59:05Z"),
             ("1h30m", "2026-01-02T13:34:05Z"),
             ("90s", "2026-01-02T15:02:35Z"),
-            ("48h", "2025-12-31T15:04:05Z"),
+            ("2d", "2025-12-31T15:04:05Z"),
             ("0s", "2026-01-02T15:04:05Z"),
             ("2026-01-01T10:00:00Z", "2026-01-01T10:00:00Z"),
             ("2026-01-01T10:00:00.5+02:00", "2026-01-01T08:00:00.5Z"),
