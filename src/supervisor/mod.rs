@@ -9,6 +9,7 @@
 //! - command line killed: the socket closes, and the supervisor stops the run as `docker stop` would.
 
 mod clean;
+mod hint;
 mod launch;
 mod life;
 mod log;
@@ -21,6 +22,7 @@ mod tail;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
+pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
