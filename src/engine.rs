@@ -25,7 +25,7 @@ pub use self::images::ReadyImage;
 use crate::artifact::{ArtifactError, Declared};
 use crate::container::{CgroupError, HostError, cpu_count};
 use crate::image::{Observer, Platform, Reference};
-use crate::registry::{self, RegistryError};
+use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
 use crate::store::{Exit, Reservation, RunName, Store, StoreError};
@@ -53,6 +53,8 @@ pub struct ImageRequest {
     pub platform: Platform,
     /// Whether to ask the registry.
     pub pull: PullPolicy,
+    /// A credential for the image's registry; it wins over auth files, and no other registry is shown it.
+    pub login: Option<Login>,
 }
 
 /// A run as it is asked for.

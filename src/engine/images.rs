@@ -32,6 +32,8 @@ pub(super) async fn ready(
     request: &ImageRequest,
     observer: &Arc<dyn Observer>,
 ) -> Result<ReadyImage, EngineError> {
+    // A registry client of its own for each image: what it is given is shown to that image's registry only.
+    let settings = &with_login(settings, request);
     if request.pull != PullPolicy::Always
         && let Some(image) = stored(store, request)?
     {
@@ -50,6 +52,11 @@ pub(super) async fn ready(
         return Err(EngineError::NotStored { reference: request.reference.familiar() });
     }
     pull(store, Arc::new(Registry::new(settings.clone())?), request, observer).await
+}
+
+fn with_login(settings: &registry::Settings, request: &ImageRequest) -> registry::Settings {
+    let login = request.login.clone().or_else(|| settings.login.clone());
+    registry::Settings { login, ..settings.clone() }
 }
 
 fn stored(store: &Store, request: &ImageRequest) -> Result<Option<Image>, EngineError> {

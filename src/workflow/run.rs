@@ -65,7 +65,7 @@ pub fn request(
     Ok(RunRequest {
         reservation,
         workflow: Some(plan.name.clone()),
-        image: ImageRequest { reference: plan.image.clone(), platform, pull },
+        image: ImageRequest { reference: plan.image.clone(), platform, pull, login: None },
         options,
         rootfs: Choice::Auto,
         artifacts: plan.artifacts.clone(),
