@@ -5,7 +5,9 @@
 
 mod control;
 mod images;
+pub mod ports;
 mod prepare;
+pub mod resources;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -24,7 +26,7 @@ pub use self::images::ReadyImage;
 use crate::artifact::{ArtifactError, Declared};
 use crate::container::{CgroupError, HostError, cpu_count};
 use crate::image::{Observer, Platform, Reference};
-use crate::registry::{self, RegistryError};
+use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
 use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError};
@@ -56,6 +58,8 @@ pub struct ImageRequest {
     pub platform: Platform,
     /// Whether to ask the registry.
     pub pull: PullPolicy,
+    /// A credential for the image's registry; it wins over auth files, and no other registry is shown it.
+    pub login: Option<Login>,
 }
 
 /// A run as it is asked for.

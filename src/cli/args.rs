@@ -260,8 +260,9 @@ pub(super) struct PsArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub(super) all: bool,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
+    /// Only the names, one a line.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
     #[command(flatten)]
     pub(super) list: ListArgs,
 }
@@ -271,6 +272,18 @@ pub(super) struct LogsArgs {
     /// Stay until the run ends.
     #[arg(short, long)]
     pub(super) follow: bool,
+    /// Only what was written since then: a time (`2026-01-02T15:04:05Z`, UTC when no zone is given) or how long ago (`5m`).
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only what was written until then.
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Only so many of the last lines, or `all`.
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
+    pub(super) tail: String,
+    /// Begin each line with the time at which it was written.
+    #[arg(short, long)]
+    pub(super) timestamps: bool,
     /// Which run.
     pub(super) run: String,
 }

@@ -15,6 +15,8 @@ mod printer;
 mod ps;
 mod run;
 mod stop;
+mod table;
+mod time;
 mod workflow;
 
 use std::process::ExitCode;

@@ -85,7 +85,7 @@ fn image_and_options(
 
 fn image_request(args: &ImageArgs, reference: &str) -> Result<ImageRequest, CliError> {
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
-    Ok(ImageRequest { reference: reference.parse()?, platform, pull: pull_policy(args.pull) })
+    Ok(ImageRequest { reference: reference.parse()?, platform, pull: pull_policy(args.pull), login: None })
 }
 
 pub(super) const fn pull_policy(when: PullWhen) -> PullPolicy {

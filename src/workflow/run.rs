@@ -65,7 +65,7 @@ pub fn request(
     Ok(RunRequest {
         reservation,
         origin: Origin { workflow: Some(plan.name.clone()), project: Some(project.to_owned()), resolved: None },
-        image: ImageRequest { reference: plan.image.clone(), platform, pull },
+        image: ImageRequest { reference: plan.image.clone(), platform, pull, login: None },
         options,
         rootfs: Choice::Auto,
         artifacts: plan.artifacts.clone(),
