@@ -12,7 +12,7 @@ use super::exit::CliError;
 use super::names::take_free_name;
 use super::options::options;
 use super::printer::print_json;
-use crate::engine::{Conduct, ImageRequest, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -37,6 +37,8 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
+        gpus: None,
+        host_check: HostCheck::None,
         tag: None,
         conduct: Conduct::default(),
         created: now(),

@@ -188,7 +188,9 @@ impl Life {
         if exit.code == 0 || !by_itself {
             return;
         }
-        let Some(index) = read_step(&self.run.step()).filter(|index| (1..=steps.len()).contains(index)) else { return };
+        // One command alone notes nothing: there is no doubt.
+        let noted = if steps.len() == 1 { Some(1) } else { read_step(&self.run.step()) };
+        let Some(index) = noted.filter(|index| (1..=steps.len()).contains(index)) else { return };
         let text = self.request.conduct.secrets.mask(&steps[index - 1]);
         let place = format!("command {index} of {}, `{}`", steps.len(), printable(&text));
         exit.message = Some(match &exit.message {

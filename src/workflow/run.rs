@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::plan::{Plan, builtin_env};
-use crate::engine::{Conduct, ImageRequest, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, Origin, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::rootfs::Choice;
 use crate::spec::{EnvSetting, MemoryLimit, MountSetting, Options, SpecError};
@@ -76,6 +76,8 @@ pub fn request(
         detached: false,
         interruptible: false,
         ports: Vec::new(),
+        gpus: None,
+        host_check: HostCheck::Refuse,
         tag: None,
         conduct: Conduct { stops_on_signals: true, ..Conduct::default() },
         created,
