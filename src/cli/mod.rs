@@ -2,7 +2,9 @@
 
 mod args;
 mod artifacts;
+mod attend;
 mod context;
+mod duration;
 mod exit;
 mod images;
 mod inspect;
@@ -12,6 +14,9 @@ mod options;
 mod printer;
 mod ps;
 mod run;
+mod stop;
+mod table;
+mod time;
 mod workflow;
 
 use std::process::ExitCode;
@@ -57,6 +62,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
+        Command::Stop(args) => stop::stop(&context, &args),
+        Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),

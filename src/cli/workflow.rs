@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::args::{ShowFormat, WorkflowArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs};
+use super::attend::start;
 use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
 use super::printer::{print_data, print_json, print_list};
-use super::run::{attached, nonce, now, pull_policy, reserve};
+use super::run::{nonce, now, pull_policy, reserve};
+use crate::engine::HostCheck;
 use crate::image::Platform;
 use crate::spec::MAX_ID;
 use crate::workflow::find::{Project, Workflows, find, load, named};
@@ -29,7 +31,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     not_yet(args, &plan)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
-    let Prepared { plan, .. } = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|_| Ok(None))?;
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|_| Ok(None))?;
     let circumstances = Circumstances {
         reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
@@ -37,13 +39,17 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_name: &nix::unistd::gethostname()
             .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         gpus: 0,
+        host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_owner: owner.or_else(caller),
+        detached: args.detach,
+        tag: args.tag.clone(),
+        grace: args.grace.duration(),
         created: now(),
         nonce: nonce(),
     };
     printer.say(&format!("run {}", circumstances.reservation.name()));
-    let request = request(&plan, &project.root, circumstances, &variable)?;
-    block_on(attached(&engine, request, printer))
+    let request = request(&prepared, &project.root, circumstances, &variable)?;
+    block_on(start(&engine, request, printer))
 }
 
 pub(super) fn show(args: &WorkflowShowArgs) -> Result<u8, CliError> {
@@ -98,8 +104,6 @@ fn not_yet(args: &WorkflowRunArgs, plan: &Plan) -> Result<(), CliError> {
         (plan.gpus.is_some(), "`gpu`"),
         (!plan.deps.is_empty(), "`deps`"),
         (!plan.cache.is_empty(), "`cache`"),
-        (plan.registry_auth.is_some(), "`registry_auth`"),
-        (args.detach, "`--detach`"),
         (args.tag.is_some(), "`--tag`"),
         (args.store.artifact_store.is_some(), "`--artifact-store`"),
     ];

@@ -15,10 +15,7 @@
 //! Only what a POSIX shell knows is used (`sh` is dash, busybox or bash).
 
 use super::interpolate::{Command, Filled};
-
-/// The file in the container that tells which command is running: a script of several writes the number of each, from 1
-/// on, in decimal and with a newline, before it starts. It need not be there.
-pub const STEP_FILE: &str = "/run/dockless/step";
+use crate::engine::STEP_FILE;
 
 /// Longest label of a command, in characters.
 const MAX_LABEL: usize = 80;
@@ -90,7 +87,7 @@ fn marked(commands: &[(&str, bool)]) -> String {
     text
 }
 
-/// Writes the number of a step down; leaves `$?` 0 as it was, whether that works or not.
+/// Writes the number of a step down, in decimal from 1 on; leaves `$?` 0 as it was, whether that works or not.
 ///
 /// `command`, because a script may have an `echo` of its own; `>|`, because it may have said `set -C`; in braces, so that
 /// neither a complaint nor the trace of `set -x` comes into the log.

@@ -1,8 +1,8 @@
 //! What to run: one workflow of a file, filled in, checked and put into the engine's terms, with no I/O.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::commands;
 use super::fields::nearest;
 use super::file::Port;
 use super::interpolate::{Filled, Given, Place, Resolved, ResolvedDependency, ResolvedGpu, UsedSecret};
@@ -12,7 +12,7 @@ use crate::artifact::{ArtifactPath, Declared, overlap};
 use crate::image::{ByteSize, Reference};
 use crate::spec::{Cpus, MemoryLimit};
 
-pub use commands::STEP_FILE;
+pub use crate::engine::STEP_FILE;
 
 /// Where the project directory is in the container.
 pub const PROJECT_DIR: &str = "/workflow";
@@ -89,6 +89,12 @@ impl Port {
     #[must_use]
     pub fn on_host(self) -> u16 {
         self.host.unwrap_or(self.container)
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.on_host(), self.container)
     }
 }
 

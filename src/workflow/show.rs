@@ -153,7 +153,7 @@ impl Shown {
                 .collect(),
             cache: plan.cache.iter().map(|dir| dir.display().to_string()).collect(),
             deps: plan.deps.iter().map(dependency).collect(),
-            ports: plan.ports.iter().map(|port| format!("{}:{}", port.on_host(), port.container)).collect(),
+            ports: plan.ports.iter().map(ToString::to_string).collect(),
             resources: resources(plan),
         }
     }
