@@ -15,6 +15,8 @@ mod printer;
 mod ps;
 mod run;
 mod stop;
+mod table;
+mod time;
 mod workflow;
 
 use std::process::ExitCode;
@@ -63,6 +65,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
+        Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
         Command::Workflow(WorkflowCommand::Check(args)) => workflow::check(&args),
         Command::Workflow(WorkflowCommand::Schema) => Ok(workflow::schema()),

@@ -34,6 +34,8 @@ pub(super) async fn ready(
     observer: &Arc<dyn Observer>,
     on_work: &mut (dyn FnMut() + Send),
 ) -> Result<ReadyImage, EngineError> {
+    // A registry client of its own for each image: what it is given is shown to that image's registry only.
+    let settings = &with_login(settings, request);
     if request.pull != PullPolicy::Always
         && let Some(image) = stored(store, request)?
     {
@@ -54,6 +56,11 @@ pub(super) async fn ready(
     }
     on_work();
     pull(store, Arc::new(Registry::new(settings.clone())?), request, observer).await
+}
+
+fn with_login(settings: &registry::Settings, request: &ImageRequest) -> registry::Settings {
+    let login = request.login.clone().or_else(|| settings.login.clone());
+    registry::Settings { login, ..settings.clone() }
 }
 
 fn stored(store: &Store, request: &ImageRequest) -> Result<Option<Image>, EngineError> {

@@ -104,6 +104,12 @@ impl Store {
         self.lock("store", LockMode::Exclusive, on_wait)
     }
 
+    /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at
+    /// until the new run's record says what it holds, so that no two runs are given the last of something.
+    pub fn lock_resources(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock("resources", LockMode::Exclusive, on_wait)
+    }
+
     /// The right to fetch or unpack what `digest` names. Waits for another process that is at it.
     pub fn lock_digest(&self, digest: &Digest, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
         self.lock(&lock_name(digest), LockMode::Exclusive, on_wait)

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod cli;
+mod logs;
 mod pull;
 mod schema;
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 mod tidy;
