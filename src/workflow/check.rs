@@ -2,13 +2,20 @@
 //!
 //! A file whose YAML is broken gives one mistake; else a wrong workflow does not hide those after it, nor a wrong key of
 //! a workflow the others. What parses is then planned, which finds what no key alone shows: a missing image, artifacts
-//! inside of each other.
+//! inside of each other. Of what workflows need from each other nothing is said until all of them parse.
+//!
+//! What the caller's variables and secrets will be is not known here, so values that hold `${{ … }}` are tried with several
+//! stand-ins, and a mistake counts when it is there with each of them.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::mem::discriminant;
 
 use serde::Serialize;
 
+use super::deps;
 use super::file::{self, Workflow};
+use super::interpolate::{Values, resolve};
 use super::mistake::Mistake;
 use super::plan::plan;
 use super::source::Span;
@@ -16,12 +23,21 @@ use super::source::Span;
 /// Most mistakes that are told; after so many, nobody reads on.
 pub const MAX_MISTAKES: usize = 1000;
 
+/// What may stand for the n-th variable: a number, a path, a version, the one provider.
+const STAND_INS: [fn(usize) -> String; 4] =
+    [|n| (n + 1).to_string(), |n| format!("/stand-in-{n}"), |_| "3.10".to_owned(), |_| "docker".to_owned()];
+
 /// Takes the files of a project one after the other.
 #[derive(Debug, Default)]
 pub struct Checker {
+    files: Vec<String>,
     workflows: Vec<Workflow>,
     places: HashMap<String, (String, Span)>,
     mistakes: Vec<Mistake>,
+    /// How many workflows have no mistake.
+    good: usize,
+    /// Whether workflows are missing that did not parse.
+    incomplete: bool,
 }
 
 /// What was found.
@@ -55,19 +71,21 @@ impl Checker {
         if wanted == 0 {
             return;
         }
-        let mut found = Vec::new();
+        self.files.push(name.to_owned());
         match file::parse_on(name, bytes, wanted) {
             Ok(parsed) => {
-                found = parsed.mistakes;
+                self.incomplete |= !parsed.mistakes.is_empty();
+                self.mistakes.extend(parsed.mistakes);
                 for workflow in parsed.file.workflows {
-                    found.extend(self.workflow(workflow));
+                    let mistake = self.workflow(workflow);
+                    self.mistakes.extend(mistake);
                 }
             }
-            Err(mistake) => found.push(mistake),
+            Err(mistake) => {
+                self.incomplete = true;
+                self.mistakes.push(mistake);
+            }
         }
-        found.sort_by_key(|mistake| (mistake.span().line, mistake.span().column));
-        found.truncate(wanted);
-        self.mistakes.append(&mut found);
     }
 
     /// Keeps a workflow, or says what is wrong with it.
@@ -77,18 +95,47 @@ impl Checker {
         }
         let place = (workflow.source.name().to_owned(), workflow.name.span);
         self.places.insert(workflow.name.value.clone(), place);
-        let mistake = plan(&workflow).err();
-        if mistake.is_none() {
-            self.workflows.push(workflow);
-        }
+        let mistake = planned(&workflow).err();
+        self.good += usize::from(mistake.is_none());
+        self.workflows.push(workflow);
         mistake
     }
 
     /// What was found in all of them.
     #[must_use]
     pub fn finish(self) -> Report {
-        Report { good: self.workflows.len(), mistakes: self.mistakes }
+        let Self { files, workflows, mut mistakes, good, incomplete, .. } = self;
+        if !incomplete {
+            mistakes.extend(deps::check_all(&workflows));
+        }
+        let order: HashMap<&str, usize> =
+            files.iter().enumerate().map(|(index, file)| (file.as_str(), index)).collect();
+        mistakes.sort_by_key(|it| (order.get(it.file()), it.span().line, it.span().column));
+        mistakes.truncate(MAX_MISTAKES);
+        Report { good, mistakes }
     }
+}
+
+/// Plans a workflow whatever its variables will be.
+fn planned(workflow: &Workflow) -> Result<(), Mistake> {
+    let [most_likely, others @ ..] = STAND_INS;
+    let Err(first) = planned_with(workflow, most_likely) else { return Ok(()) };
+    let depends_on_variables = others.into_iter().any(|stand_in| match planned_with(workflow, stand_in) {
+        Ok(()) => true,
+        Err(other) => other.span() != first.span() || discriminant(other.problem()) != discriminant(first.problem()),
+    });
+    if depends_on_variables { Ok(()) } else { Err(first) }
+}
+
+fn planned_with(workflow: &Workflow, stand_in: fn(usize) -> String) -> Result<(), Mistake> {
+    let seen = RefCell::new(HashMap::new());
+    let variable = |name: &str| {
+        let mut seen = seen.borrow_mut();
+        let next = seen.len();
+        Some(stand_in(*seen.entry(name.to_owned()).or_insert(next)))
+    };
+    let values = Values { run_name: "check", args: &[], env: &variable, secret: &|_| Ok(Some("secret".to_owned())) };
+    plan(&resolve(workflow, &values)?).map(|_| ())
 }
 
 impl Report {
@@ -190,6 +237,58 @@ workflows:
         let text = report.text();
         assert!(text.contains("\nhint: did you mean `image`?\n\n1.yaml:4:25: "), "{text}");
         assert!(text.ends_with("\n\n13 mistakes\n"), "{text}");
+    }
+
+    #[test]
+    fn what_workflows_need_of_each_other() {
+        let text = "\
+workflows:
+  - {name: a, image: x, deps: [b, nobody]}
+  - {name: b, image: x, deps: [c]}
+  - {name: c, image: x, deps: [b, {workflow: neither}]}
+  - {name: d, deps: [a, \":tag\"]}
+  - {name: e, image: x, deps: [e]}
+";
+        let expected = [
+            "w:2:35 `workflow` is wrong: there is no workflow `nobody` in this project",
+            "w:4:32 the dependencies go round in a circle: `b` needs `c` needs `b`",
+            "w:4:46 `workflow` is wrong: there is no workflow `neither` in this project",
+            "w:5:12 workflow `d` has no `image`",
+            "w:6:32 `workflow` is wrong: the workflow needs itself",
+        ];
+        let found = report(&[("w", text)]);
+        assert_eq!(places(&found), expected);
+        assert_eq!(found.good, 3);
+        // A workflow that does not parse may be the one that is needed.
+        let report = report(&[("w", "workflows: [{name: a, image: x, deps: [b]}, {name: b, imgae: x}]")]);
+        assert_eq!(places(&report), ["w:1:55 unknown key `imgae` in a workflow"]);
+    }
+
+    #[test]
+    fn variables_may_be_anything() {
+        for (lines, expected) in [
+            ("image: \"x:${{ env.TAG }}\"", None),
+            ("image: x, provider: \"${{ env.P }}\"", None),
+            ("image: x, home_dir: \"${{ env.HOME }}\", artifacts: [~/x]", None),
+            ("image: x, home_dir: \"${{ env.HOME }}\", resources: {memory: \"${{ env.M }}\"}", None),
+            ("image: x, resources: {memory: \"${{ env.M }}GB\", cpu: \"${{ env.C }}\", gpu: \"${{ env.G }}\"}", None),
+            ("image: x, ports: [\"${{ env.A }}\", \"${{ env.B }}\"]", None),
+            ("image: x, artifacts: [\"${{ env.A }}\", \"${{ env.B }}\"]", None),
+            ("image: x, ports: \"${{ env.COUNT }}\"", None),
+            ("file: a.py, version: \"${{ env.V }}\"", None),
+            ("image: x, env: [\"A=${{ secrets.B }}\"], commands: [\"echo ${{ run.args }}\"]", None),
+            ("image: x, commands: [\"echo ${{ run.name\"]", Some("${{")),
+            ("image: x, commands: [\"echo ${{ run.nmae }}\"]", Some("run.nmae")),
+            ("image: x, ports: [\"${{ env.A }}\", \"${{ env.A }}\"]", None),
+            ("image: x, artifacts: [\"out/${{ env.A }}\", out]", Some("are one directory")),
+            ("image: x, resources: {memory: \"${{ env.M }}QB\"}", Some("QB")),
+        ] {
+            let report = report(&[("w", &format!("workflows: [{{name: a, {lines}}}]"))]);
+            match expected {
+                None => assert!(report.mistakes.is_empty(), "{lines}: {}", report.text()),
+                Some(words) => assert!(report.text().contains(words), "{lines}: {}", report.text()),
+            }
+        }
     }
 
     #[test]
