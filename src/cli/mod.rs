@@ -3,6 +3,7 @@
 mod args;
 mod artifacts;
 mod context;
+mod duration;
 mod exit;
 mod images;
 mod inspect;
