@@ -4,7 +4,9 @@
 //! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
 
 mod images;
+pub mod inputs;
 mod prepare;
+pub mod removal;
 
 use std::fs::DirBuilder;
 use std::io;

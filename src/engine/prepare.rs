@@ -100,14 +100,6 @@ fn fill(
         remove: request.remove,
         keep: request.keep,
         exit: None,
-        project: None,
-        detached: false,
-        interruptible: false,
-        limits: serde_json::Value::Null,
-        ports: Vec::new(),
-        artifact_store: None,
-        deps: Vec::new(),
-        caches: Vec::new(),
     };
     // Not durable: a run that never started is none after a reboot.
     dir.write_passing_record(&record)?;

@@ -208,30 +208,6 @@ pub struct RunRecord {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// TEMPORARY until the foundation is merged.
-    #[serde(default)]
-    pub project: Option<String>,
-    /// TEMPORARY
-    #[serde(default)]
-    pub detached: bool,
-    /// TEMPORARY
-    #[serde(default)]
-    pub interruptible: bool,
-    /// TEMPORARY
-    #[serde(default)]
-    pub limits: serde_json::Value,
-    /// TEMPORARY
-    #[serde(default)]
-    pub ports: Vec<String>,
-    /// TEMPORARY
-    #[serde(default)]
-    pub artifact_store: Option<String>,
-    /// TEMPORARY
-    #[serde(default)]
-    pub deps: Vec<RunName>,
-    /// TEMPORARY
-    #[serde(default)]
-    pub caches: Vec<String>,
 }
 
 /// The directory of a run.
