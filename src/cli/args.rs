@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::duration::Span;
+
 /// Run containers from OCI images, without a daemon.
 #[derive(Debug, Parser)]
 #[command(name = "dockless", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
@@ -42,6 +44,10 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Stop runs, save their artifacts, and wait for their end.
+    Stop(StopArgs),
+    /// Wait for the end of runs and print their exit codes.
+    Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
     Rm(RmArgs),
     /// Run the workflows of a project.
@@ -174,8 +180,11 @@ pub(super) struct RunArgs {
     #[arg(long, conflicts_with = "rm")]
     pub(super) keep: bool,
     /// Pass standard input on.
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "detach")]
     pub(super) interactive: bool,
+    /// Print the run's name once its command runs, and let it go on.
+    #[arg(short, long)]
+    pub(super) detach: bool,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
     /// The image, and the command with its arguments.
@@ -251,8 +260,9 @@ pub(super) struct PsArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub(super) all: bool,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
+    /// Only the names, one a line.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
     #[command(flatten)]
     pub(super) list: ListArgs,
 }
@@ -262,8 +272,42 @@ pub(super) struct LogsArgs {
     /// Stay until the run ends.
     #[arg(short, long)]
     pub(super) follow: bool,
+    /// Only what was written since then: a time (`2026-01-02T15:04:05Z`, UTC when no zone is given) or how long ago (`5m`).
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only what was written until then.
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Only so many of the last lines, or `all`.
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
+    pub(super) tail: String,
+    /// Begin each line with the time at which it was written.
+    #[arg(short, long)]
+    pub(super) timestamps: bool,
     /// Which run.
     pub(super) run: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// How long the workload has after its stop signal before it is killed, e.g. `30s`, `2m` [default: the run's own, 10s].
+    #[arg(short, long, value_name = "DURATION")]
+    pub(super) grace: Option<Span>,
+    /// Kill at once and save nothing.
+    #[arg(long, conflicts_with = "grace")]
+    pub(super) abort: bool,
+    /// Which runs.
+    #[arg(required = true)]
+    pub(super) runs: Vec<String>,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Which runs.
+    #[arg(required = true)]
+    pub(super) runs: Vec<String>,
 }
 
 #[derive(Debug, Args)]

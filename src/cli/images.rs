@@ -16,7 +16,7 @@ use crate::store::{Store, StoreError, StoredImage};
 pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
-    let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always };
+    let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always, login: None };
     let engine = context.engine(Some(&args.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let ready = block_on(async {

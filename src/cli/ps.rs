@@ -1,15 +1,18 @@
 //! `ps` and `rm`.
 
-use super::args::{PsArgs, RmArgs};
+use jiff::Timestamp;
+
+use super::args::{PsArgs, RmArgs, TalkArgs};
 use super::context::Context;
 use super::exit::CliError;
 use super::printer::{print_data, print_list};
+use super::time::ago;
 use crate::artifact::ArtifactStore;
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
 pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
-    let printer = context.printer(args.talk);
+    let printer = context.printer(TalkArgs { quiet: args.quiet, verbose: 0 });
     let engine = context.engine(None, printer)?;
     let mut records = Vec::new();
     for run in engine.store().runs()? {
@@ -22,19 +25,26 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
     }
     records.retain(|record| args.all || !record.state.is_final());
     records.sort_by(|a, b| b.created.cmp(&a.created));
-    print_list(args.list.format, ["RUN", "WORKFLOW", "IMAGE", "CREATED", "STATUS", "EXIT"], &records, row);
+    if args.quiet {
+        print_data(&records.iter().map(|record| format!("{}\n", record.name)).collect::<String>());
+        return Ok(0);
+    }
+    let now = Timestamp::now();
+    let header = ["RUN", "WORKFLOW", "SUBMITTED", "STATUS", "GPU", "EXIT"];
+    print_list(args.list.format, header, &records, |record| row(record, now));
     Ok(0)
 }
 
-fn row(record: &RunRecord) -> [String; 6] {
+fn row(record: &RunRecord, now: Timestamp) -> [String; 6] {
+    let none = || "-".to_owned();
     [
         record.name.to_string(),
-        record.workflow.clone().unwrap_or_else(|| "-".to_owned()),
-        record.image.familiar(),
-        // Seconds are enough for people.
-        record.created.split('.').next().unwrap_or_default().replace('T', " "),
+        record.workflow.clone().unwrap_or_else(none),
+        record.created.parse().map_or_else(|_| none(), |time| ago(time, now)),
         record.state.to_string(),
-        record.exit.as_ref().map_or_else(|| "-".to_owned(), |exit| exit.code.to_string()),
+        // No run is given any yet.
+        none(),
+        record.exit.as_ref().map_or_else(none, |exit| exit.code.to_string()),
     ]
 }
 

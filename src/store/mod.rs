@@ -44,7 +44,9 @@ pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
-pub use runs::{Exit, ExitReason, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState};
+pub use runs::{
+    Exit, ExitReason, FailedCommand, Limits, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState,
+};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{Tag, TagName, TagNameError, Tags};
 pub use usage::Used;
@@ -117,6 +119,12 @@ impl Store {
     /// The right to delete images and layers; waits for pulls and for runs that are being set up.
     pub fn exclusive(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
         self.lock("store", LockMode::Exclusive, on_wait)
+    }
+
+    /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at
+    /// until the new run's record says what it holds, so that no two runs are given the last of something.
+    pub fn lock_resources(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock("resources", LockMode::Exclusive, on_wait)
     }
 
     /// The right to fetch or unpack what `digest` names. Waits for another process that is at it.

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod cli;
+mod logs;
 mod pull;
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 mod tidy;
