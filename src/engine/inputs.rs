@@ -509,7 +509,7 @@ mod tests {
             let result = resolved(&store, &request).map_err(|error| error.to_string());
             match words {
                 Some(words) => {
-                    assert!(result.as_ref().is_err_and(|error| error.contains(words)), "{words}: {result:?}")
+                    assert!(result.as_ref().is_err_and(|error| error.contains(words)), "{words}: {result:?}");
                 }
                 None => assert!(result.is_ok(), "{result:?}"),
             }
@@ -547,14 +547,14 @@ mod tests {
         assert!(matches!(&one.mounts().unwrap()[..], [MountSetting::Bind(bind)] if !bind.is_read_only()));
         let waited = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
+            let remover = scope.spawn(|| {
                 drop(store.change_inputs(|_| waited.store(true, std::sync::atomic::Ordering::SeqCst)).unwrap());
             });
             while !waited.load(std::sync::atomic::Ordering::SeqCst) {
                 std::thread::yield_now();
             }
             drop((one, two));
-            waiter.join().unwrap();
+            remover.join().unwrap();
         });
     }
 }

@@ -48,7 +48,7 @@ pub use runs::{
     Exit, ExitReason, FailedCommand, Limits, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState,
 };
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
-pub use tags::{Tag, TagName, TagNameError, Tags};
+pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
 pub use usage::Used;
 
 use crate::image::Digest;

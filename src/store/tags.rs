@@ -84,6 +84,9 @@ pub struct Tag {
     pub created: String,
 }
 
+/// A tag with what it names, or why that cannot be told.
+pub type ListedTag = (TagName, Result<Tag, StoreError>);
+
 /// The tags of a store; see [`Store::tags`].
 #[derive(Debug, Clone)]
 pub struct Tags {
@@ -146,8 +149,16 @@ impl Tags {
         }
     }
 
-    /// All tags, by name, each with what it names or why that cannot be told.
-    pub fn list(&self) -> Result<Vec<(TagName, Result<Tag, StoreError>)>, StoreError> {
+    /// Whether there is such a tag, damaged or not.
+    ///
+    /// # Errors
+    /// [`StoreError::NoTag`] with the tag that was probably meant.
+    pub fn find(&self, tag: &TagName) -> Result<(), StoreError> {
+        if self.path(tag).exists() { Ok(()) } else { Err(self.missing(tag.as_str())) }
+    }
+
+    /// All tags, by name.
+    pub fn list(&self) -> Result<Vec<ListedTag>, StoreError> {
         let mut found: Vec<_> = self.names()?.into_iter().map(|name| (name.clone(), self.get(&name))).collect();
         // One that is deleted this moment is not there.
         found.retain(|(_, tag)| !matches!(tag, Err(StoreError::NoTag { .. })));

@@ -187,7 +187,7 @@ mod tests {
         symlink("..", path("tree/up")).unwrap();
         fs::create_dir(path("tree/closed")).unwrap();
         fs::write(path("tree/closed/file"), "x").unwrap();
-        fs::set_permissions(path("tree/closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path("tree/closed"), fs::Permissions::from_mode(0o000)).unwrap();
         assert!(remove_tree(&path("tree")).unwrap());
         assert!(!path("tree").exists() && path("outside/kept").exists());
         symlink("outside", path("link")).unwrap();
