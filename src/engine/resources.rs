@@ -67,7 +67,7 @@ impl Unmet {
 }
 
 fn indented(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  {line}")).collect()
+    lines.iter().flat_map(|line| ["\n  ", line]).collect()
 }
 
 /// Compares what is asked for with what there is. With nothing in `held` it is the bare machine that counts.
@@ -133,7 +133,7 @@ fn memory_of(host: &HostResources) -> String {
     }
 }
 
-/// `, 3 of it reserved: 2 by run `a`, 1 by run `b``; nothing when nobody holds anything.
+/// Continues a line with who holds how much; nothing when nobody holds anything.
 fn reserved_in_words<T>(sum: &str, holders: &[(&RunName, T)], words: impl Fn(&T) -> String) -> String {
     let named = holders.iter().take(MAX_NAMED_RUNS).map(|(run, amount)| format!("{} by run `{run}`", words(amount)));
     let mut named: Vec<String> = named.collect();
@@ -154,8 +154,8 @@ fn cpus_in_words(cpus: f64) -> String {
 /// A size as people have written it: decimal when it is round in decimal units only.
 fn size_in_words(size: ByteSize) -> String {
     const UNITS: [(u64, &str); 4] = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];
-    let is_binary = size.0 % (1 << 20) == 0;
-    let decimal = UNITS.iter().find(|(unit, _)| !is_binary && size.0 >= *unit && size.0 % unit == 0);
+    let is_binary = size.0.is_multiple_of(1 << 20);
+    let decimal = UNITS.iter().find(|(unit, _)| !is_binary && size.0 >= *unit && size.0.is_multiple_of(*unit));
     decimal.map_or_else(|| size.to_string(), |(unit, name)| format!("{} {name}", size.0 / unit))
 }
 
