@@ -3,6 +3,7 @@
 //! What it needs comes as arguments: directories, credentials, names, the time. It prints nothing and reads no environment,
 //! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
 
+mod control;
 mod images;
 pub mod ports;
 mod prepare;
@@ -28,10 +29,14 @@ use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, Store, StoreError};
+use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError};
+pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::protocol::Event;
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
+
+/// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
+pub const STEP_FILE: &str = "/run/dockless/step";
 
 /// When an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +67,8 @@ pub struct ImageRequest {
 pub struct RunRequest {
     /// Its name, taken for it ([`Store::create_run`]).
     pub reservation: Reservation,
-    /// The workflow it comes from.
-    pub workflow: Option<String>,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What it runs in.
     pub image: ImageRequest,
     /// Command, environment, mounts, limits.
@@ -80,10 +85,31 @@ pub struct RunRequest {
     pub keep: bool,
     /// What the container reads; nothing when there is none.
     pub stdin: Option<OwnedFd>,
+    /// It goes on without whoever starts it.
+    pub detached: bool,
+    /// SIGTERM to the tool means that the machine is being taken away.
+    pub interruptible: bool,
+    /// Ports that the workload listens on, as they are shown.
+    pub ports: Vec<String>,
+    /// The tag it gets if it ends well.
+    pub tag: Option<String>,
+    /// How its supervisor goes about it.
+    pub conduct: Conduct,
     /// The time now (RFC 3339, UTC).
     pub created: String,
     /// Any number; tells runs of one name apart.
     pub nonce: u32,
+}
+
+/// Where a run comes from: nothing for one of an image.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The workflow.
+    pub workflow: Option<String>,
+    /// The directory of its project.
+    pub project: Option<PathBuf>,
+    /// The workflow after interpolation, secrets masked.
+    pub resolved: Option<serde_json::Value>,
 }
 
 /// Where everything is kept and how registries are spoken to.
@@ -218,16 +244,19 @@ impl Engine {
 
     /// Has the image in the store, unpacked, whatever that takes.
     pub async fn image(&self, request: &ImageRequest, observer: &Arc<dyn Observer>) -> Result<ReadyImage, EngineError> {
-        images::ready(&self.store, &self.settings.registry, request, observer).await
+        images::ready(&self.store, &self.settings.registry, request, observer, &mut || ()).await
     }
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
         // What the machine does not have is told before anything is fetched.
         request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
+        let record = prepare::submit(&request)?;
         let _kept = self.keep_images().await?;
-        let image = self.image(&request.image, observer).await?;
-        let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;
+        let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
+        let image =
+            images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
+        let prepared = prepare::run(&self.store, &self.settings.state, request, record, &image)?;
         let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
         prepared.reservation.keep();
         Run::new(supervisor, prepared.request.record.name, prepared.warnings, prepared.notes)
@@ -308,9 +337,9 @@ impl Run {
         &self.notes
     }
 
-    /// Sends a signal to the workload.
-    pub fn signal(&self, number: i32) {
-        self.supervisor.signal(number);
+    /// Tells the supervisor what to do with the workload. One that is gone is no error: its end is told by the events.
+    pub fn order(&self, order: &Order) {
+        self.supervisor.order(order);
     }
 
     /// What happens next; `None` when the supervisor is gone. Safe to cancel.

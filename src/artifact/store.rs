@@ -159,6 +159,12 @@ impl ArtifactStore {
         Ok(true)
     }
 
+    /// Removes what a run has written so far, saved or not: somebody wants nothing of it.
+    pub fn give_up(&self, run: &RunName, run_dir: &Path) -> Result<(), ArtifactError> {
+        remove_tree(run_dir, &self.places(run, run_dir).staging)?;
+        self.remove(run).map(drop)
+    }
+
     /// Finishes removals that were cut short.
     pub fn sweep(&self) -> Result<(), ArtifactError> {
         let entries = match std::fs::read_dir(&self.directory) {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::duration::Span;
+
 /// Run containers from OCI images, without a daemon.
 #[derive(Debug, Parser)]
 #[command(name = "dockless", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
@@ -42,6 +44,10 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Stop runs, save their artifacts, and wait for their end.
+    Stop(StopArgs),
+    /// Wait for the end of runs and print their exit codes.
+    Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
     Rm(RmArgs),
     /// Run the workflows of a project.
@@ -174,8 +180,11 @@ pub(super) struct RunArgs {
     #[arg(long, conflicts_with = "rm")]
     pub(super) keep: bool,
     /// Pass standard input on.
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "detach")]
     pub(super) interactive: bool,
+    /// Print the run's name once its command runs, and let it go on.
+    #[arg(short, long)]
+    pub(super) detach: bool,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
     /// The image, and the command with its arguments.
@@ -277,6 +286,28 @@ pub(super) struct LogsArgs {
     pub(super) timestamps: bool,
     /// Which run.
     pub(super) run: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// How long the workload has after its stop signal before it is killed, e.g. `30s`, `2m` [default: the run's own, 10s].
+    #[arg(short, long, value_name = "DURATION")]
+    pub(super) grace: Option<Span>,
+    /// Kill at once and save nothing.
+    #[arg(long, conflicts_with = "grace")]
+    pub(super) abort: bool,
+    /// Which runs.
+    #[arg(required = true)]
+    pub(super) runs: Vec<String>,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Which runs.
+    #[arg(required = true)]
+    pub(super) runs: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod artifacts;
+mod attend;
 mod context;
 mod duration;
 mod exit;
@@ -13,6 +14,7 @@ mod options;
 mod printer;
 mod ps;
 mod run;
+mod stop;
 mod table;
 mod time;
 mod workflow;
@@ -60,6 +62,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
+        Command::Stop(args) => stop::stop(&context, &args),
+        Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
         Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),

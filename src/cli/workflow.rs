@@ -6,7 +6,8 @@ use super::args::{WorkflowListArgs, WorkflowRunArgs};
 use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
 use super::printer::print_list;
-use super::run::{attached, nonce, now, pull_policy, reserve};
+use super::attend::start;
+use super::run::{nonce, now, pull_policy, reserve};
 use crate::image::Platform;
 use crate::workflow::find::{Project, find, load, named};
 use crate::workflow::plan::plan;
@@ -29,7 +30,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     };
     printer.say(&format!("run {}", circumstances.reservation.name()));
     let request = request(&plan, &project.root, circumstances, &variable)?;
-    block_on(attached(&engine, request, printer))
+    block_on(start(&engine, request, printer))
 }
 
 pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {

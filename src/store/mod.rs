@@ -33,7 +33,9 @@ pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
-pub use runs::{Exit, ExitReason, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState};
+pub use runs::{
+    Exit, ExitReason, FailedCommand, Limits, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState,
+};
 
 use crate::image::Digest;
 use crate::sys::{Lock, LockMode};

@@ -8,6 +8,7 @@
 //!   supervisor's private mount namespace; the cgroup and the record are mended by the next command ([`sweep()`]);
 //! - command line killed: the socket closes, and the supervisor stops the run as `docker stop` would.
 
+mod audience;
 mod clean;
 mod hint;
 mod launch;
@@ -22,6 +23,7 @@ mod tail;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
+pub use audience::come_to;
 pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};

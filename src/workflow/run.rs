@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::plan::{Plan, builtin_env};
-use crate::engine::{ImageRequest, PullPolicy, RunRequest};
+use crate::engine::{Conduct, ImageRequest, Origin, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::rootfs::Choice;
 use crate::spec::{EnvSetting, MemoryLimit, MountSetting, Options, SpecError};
@@ -64,7 +64,7 @@ pub fn request(
     }
     Ok(RunRequest {
         reservation,
-        workflow: Some(plan.name.clone()),
+        origin: Origin { workflow: Some(plan.name.clone()), project: Some(project.to_owned()), resolved: None },
         image: ImageRequest { reference: plan.image.clone(), platform, pull, login: None },
         options,
         rootfs: Choice::Auto,
@@ -73,6 +73,11 @@ pub fn request(
         remove: false,
         keep: false,
         stdin: None,
+        detached: false,
+        interruptible: false,
+        ports: Vec::new(),
+        tag: None,
+        conduct: Conduct { stops_on_signals: true, ..Conduct::default() },
         created,
         nonce,
     })
