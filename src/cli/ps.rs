@@ -31,6 +31,10 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
         }
         return Ok(0);
     }
+    for record in &mut records {
+        // A whole document for each run; `inspect` has it.
+        record.spec = None;
+    }
     let now = Timestamp::now();
     let header = ["RUN", "WORKFLOW", "SUBMITTED", "STATUS", "GPU", "EXIT"];
     print_list(args.list.format, header, &records, |record| row(record, now));

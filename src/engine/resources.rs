@@ -5,7 +5,7 @@
 
 use crate::container::HostResources;
 use crate::image::ByteSize;
-use crate::store::RunName;
+use crate::store::{Limits, RunName, RunRecord};
 
 /// CPU numbers are sums of fractions; less than this is rounding.
 const CPU_TOLERANCE: f64 = 1e-6;
@@ -23,6 +23,13 @@ pub struct Asked {
     pub shm_size: Option<ByteSize>,
     /// GPUs.
     pub gpus: Option<AskedGpus>,
+}
+
+impl From<Limits> for Asked {
+    /// What a run may use is what it asks for; GPUs are asked for apart.
+    fn from(limits: Limits) -> Self {
+        Self { cpus: limits.cpus, memory: limits.memory, shm_size: limits.shm_size, gpus: None }
+    }
 }
 
 /// GPUs as they are asked for.
@@ -64,6 +71,17 @@ impl Unmet {
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
+}
+
+/// What runs that go on hold ([`crate::store::Store::live_runs`]); one without limits holds nothing, nor does `except`, the
+/// run that asks.
+#[must_use]
+pub fn held(records: &[RunRecord], except: &RunName) -> Vec<Held> {
+    let of = |record: &RunRecord| {
+        let Limits { cpus, memory, .. } = record.limits;
+        (cpus.is_some() || memory.is_some()).then(|| Held { run: record.name.clone(), cpus, memory })
+    };
+    records.iter().filter(|record| record.name != *except).filter_map(of).collect()
 }
 
 fn indented(lines: &[String]) -> String {
@@ -265,6 +283,24 @@ mod tests {
             lines(&asked(1, None), &with, &[]),
             ["gpu: asked 1, this machine has 2: NVIDIA H200, NVIDIA H200; GPUs cannot be given to containers yet"]
         );
+    }
+
+    #[test]
+    fn runs_with_limits_hold_them() {
+        let record = |name: &str, limits: serde_json::Value| -> RunRecord {
+            serde_json::from_value(serde_json::json!({
+                "schema": 1, "name": name, "id": name, "image": "app", "layers": [], "command": [], "limits": limits,
+                "state": "running", "rootfs": "", "boot_id": "", "created": "", "remove": false, "keep": false
+            }))
+            .unwrap()
+        };
+        let records = [
+            record("one", serde_json::json!({ "cpus": 1.5, "memory": 1 << 30 })),
+            record("shm", serde_json::json!({ "shm_size": 1 << 30 })),
+            record("own", serde_json::json!({ "cpus": 2 })),
+            record("free", serde_json::json!({})),
+        ];
+        assert_eq!(held(&records, &"own".parse().unwrap()), [holds("one", 1.5, 1)]);
     }
 
     #[test]
