@@ -34,8 +34,8 @@ use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
 use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError};
-pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::protocol::Event;
+pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
 
@@ -277,8 +277,7 @@ impl Engine {
         let Admitted { record, warnings } = admit(&self.store, &mut request)?;
         let _kept = self.keep_images().await?;
         let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
-        let image =
-            images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
+        let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
         let prepared = prepare::run(&self.store, &self.settings.state, request, record, &image)?;
         let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
         prepared.reservation.keep();

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::args::{WorkflowListArgs, WorkflowRunArgs};
+use super::attend::start;
 use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
 use super::printer::print_list;
-use super::attend::start;
 use super::run::{nonce, now, pull_policy, reserve};
 use crate::image::Platform;
 use crate::workflow::find::{Project, find, load, named};

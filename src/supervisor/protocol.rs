@@ -79,12 +79,7 @@ const DEFAULT_GRACE_MS: u64 = 10_000;
 
 impl Default for Conduct {
     fn default() -> Self {
-        Self {
-            stops_on_signals: false,
-            grace_ms: DEFAULT_GRACE_MS,
-            secrets: Masked::default(),
-            steps: Vec::new(),
-        }
+        Self { stops_on_signals: false, grace_ms: DEFAULT_GRACE_MS, secrets: Masked::default(), steps: Vec::new() }
     }
 }
 
