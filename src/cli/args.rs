@@ -188,6 +188,9 @@ pub(super) struct RunArgs {
     /// Keep the writable layer at the end of the run.
     #[arg(long, conflicts_with = "rm")]
     pub(super) keep: bool,
+    /// Save this directory when the run ends; with `:mount`, it is visible while the run goes on.
+    #[arg(short, long, value_name = "PATH[:mount]", conflicts_with = "rm")]
+    pub(super) artifact: Vec<String>,
     /// Pass standard input on.
     #[arg(short, long, conflicts_with = "detach")]
     pub(super) interactive: bool,
@@ -332,24 +335,112 @@ pub(super) struct RmArgs {
 pub(super) enum WorkflowCommand {
     /// Run a workflow.
     Run(Box<WorkflowRunArgs>),
+    /// Show what `workflow run` would run, with everything filled in and secrets masked.
+    Show(Box<WorkflowShowArgs>),
     /// List the workflows of the project.
     List(WorkflowListArgs),
 }
 
+/// Which workflow, and what is to be other than in its file.
 #[derive(Debug, Args)]
-pub(super) struct WorkflowRunArgs {
+pub(super) struct WorkflowArgs {
     /// Name of the workflow.
     pub(super) workflow: String,
+    /// What `${{ run.args }}` stands for; a `file` that is run gets it in any case.
+    #[arg(last = true, value_name = "ARGS")]
+    pub(super) args: Vec<String>,
     /// Read this file instead of looking for `.dstack/workflows.yaml`.
     #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
     /// Name of the run.
     #[arg(long)]
     pub(super) name: Option<String>,
+    /// Set an environment variable, over the workflow's; without a value, the caller's.
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// Give the run a secret as the variable of that name.
+    #[arg(long, value_name = "NAME")]
+    pub(super) secret: Vec<String>,
+    /// Keep this directory too; with `:mount`, it is visible while the run goes on.
+    #[arg(short, long, value_name = "PATH[:mount]")]
+    pub(super) artifact: Vec<String>,
+    /// Working directory, relative to the project.
+    #[arg(short, long, visible_alias = "working-dir", value_name = "DIR")]
+    pub(super) workdir: Option<String>,
+    /// Number of cores, in fractions if need be.
+    #[arg(long, value_name = "N")]
+    pub(super) cpu: Option<String>,
+    /// Memory, e.g. `512MB`, `8GiB`, as in the file.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
+    /// Size of /dev/shm, e.g. `8GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) shm_size: Option<String>,
+    /// Number of GPUs; `0` runs without.
+    #[arg(long, value_name = "N")]
+    pub(super) gpu: Option<String>,
+    /// Model of the GPUs, e.g. `V100`.
+    #[arg(long, value_name = "NAME")]
+    pub(super) gpu_name: Option<String>,
+    /// The least memory of each GPU, e.g. `16GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) gpu_memory: Option<String>,
+    /// Publish a port.
+    #[arg(short, long, visible_alias = "port", value_name = "[HOST:]CONTAINER")]
+    pub(super) ports: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowRunArgs {
+    #[command(flatten)]
+    pub(super) workflow: WorkflowArgs,
+    /// Do not stay: print the name of the run once it is started.
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// Give the run this tag when it is done.
+    #[arg(short, long, value_name = "TAG")]
+    pub(super) tag: Option<String>,
+    /// Who owns the saved files that root wrote in the container [default: whoever called sudo].
+    #[arg(long, value_name = "UID[:GID]")]
+    pub(super) artifact_owner: Option<String>,
+    #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
+    /// Run even if this machine has less than the workflow asks for.
+    #[arg(long)]
+    pub(super) ignore_host_check: bool,
+    /// How long a run that is asked to stop has for that, e.g. `30s`, `2m`.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(super) grace: Span,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
+}
+
+/// Where artifacts are kept.
+#[derive(Debug, Args)]
+pub(super) struct ArtifactStoreArgs {
+    /// Where artifacts are kept: `s3://BUCKET/PREFIX`, or a directory [default: in the store].
+    #[arg(long, value_name = "URL", env = "DOCKLESS_ARTIFACT_STORE")]
+    pub(super) artifact_store: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowShowArgs {
+    #[command(flatten)]
+    pub(super) workflow: WorkflowArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "yaml")]
+    pub(super) format: ShowFormat,
+}
+
+/// How a workflow is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ShowFormat {
+    /// As in a workflow file.
+    Yaml,
+    /// One JSON document.
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::artifact::{ArtifactStore, FileKind, ListedFile};
 use crate::engine::removal::{remove_artifacts, save_again};
 use crate::image::ByteSize;
 
-/// One line of `artifacts ls`.
+/// One line of `artifacts ls`; the keys of its JSON are documented in docs/json.md.
 #[derive(Serialize)]
 struct Line {
     /// Declared path of the artifact and the path in it; what is not UTF-8 in it is replaced.

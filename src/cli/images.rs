@@ -27,7 +27,7 @@ pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// One line of `images`; the keys of its JSON are documented in README.md.
+/// One line of `images`; the keys of its JSON are documented in docs/json.md.
 #[derive(Serialize)]
 struct Line {
     name: String,

@@ -69,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
+        Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
         Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),
         Command::Artifacts(ArtifactsCommand::Cp(args)) => artifacts::copy(&context, &args),

@@ -26,8 +26,14 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
     records.retain(|record| args.all || !record.state.is_final());
     records.sort_by(|a, b| b.created.cmp(&a.created));
     if args.quiet {
-        print_data(&records.iter().map(|record| format!("{}\n", record.name)).collect::<String>());
+        for record in &records {
+            print_data(&format!("{}\n", record.name));
+        }
         return Ok(0);
+    }
+    for record in &mut records {
+        // A whole document for each run; `inspect` has it.
+        record.spec = None;
     }
     let now = Timestamp::now();
     let header = ["RUN", "WORKFLOW", "SUBMITTED", "STATUS", "GPU", "EXIT"];
