@@ -20,3 +20,4 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflow;
+mod workflow_keys;

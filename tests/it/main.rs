@@ -8,3 +8,4 @@ mod pull;
 mod support;
 mod table;
 mod tidy;
+mod workflow;
