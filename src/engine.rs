@@ -6,8 +6,10 @@
 mod admit;
 mod control;
 mod images;
+pub mod inputs;
 pub mod ports;
 mod prepare;
+pub mod removal;
 pub mod resources;
 
 use std::fs::DirBuilder;

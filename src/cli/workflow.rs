@@ -144,7 +144,7 @@ fn project(file: Option<&Path>) -> Result<Project, CliError> {
 }
 
 /// Who started this, when root did it for somebody (sudo(8)).
-fn caller() -> Option<(u32, u32)> {
+pub(super) fn caller() -> Option<(u32, u32)> {
     let id = |name: &str| setting(name)?.parse::<u32>().ok();
     Some((id("SUDO_UID")?, id("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
 }
