@@ -21,3 +21,4 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflow;
+mod workflow_keys;

@@ -9,3 +9,4 @@ mod pull;
 mod support;
 mod table;
 mod tidy;
+mod workflow;
