@@ -3,10 +3,13 @@
 //! What it needs comes as arguments: directories, credentials, names, the time. It prints nothing and reads no environment,
 //! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
 
+mod admit;
 mod control;
 mod images;
+pub mod inputs;
 pub mod ports;
 mod prepare;
+pub mod removal;
 pub mod resources;
 
 use std::fs::DirBuilder;
@@ -22,9 +25,12 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use self::admit::{Admitted, admit};
 pub use self::images::ReadyImage;
+use self::ports::{Port, PortError};
+use self::resources::{AskedGpus, Unmet};
 use crate::artifact::{ArtifactError, Declared};
-use crate::container::{CgroupError, HostError, cpu_count};
+use crate::container::{CgroupError, HostError};
 use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
@@ -89,8 +95,12 @@ pub struct RunRequest {
     pub detached: bool,
     /// SIGTERM to the tool means that the machine is being taken away.
     pub interruptible: bool,
-    /// Ports that the workload listens on, as they are shown.
-    pub ports: Vec<String>,
+    /// Ports that the workload listens on.
+    pub ports: Vec<Port>,
+    /// GPUs that it needs.
+    pub gpus: Option<AskedGpus>,
+    /// What happens when the machine cannot give what is asked for.
+    pub host_check: HostCheck,
     /// The tag it gets if it ends well.
     pub tag: Option<String>,
     /// How its supervisor goes about it.
@@ -99,6 +109,17 @@ pub struct RunRequest {
     pub created: String,
     /// Any number; tells runs of one name apart.
     pub nonce: u32,
+}
+
+/// Whether a run's limits are also what the machine must have, beside what other runs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostCheck {
+    /// Limits are limits, as docker has it.
+    None,
+    /// The run is refused.
+    Refuse,
+    /// The run goes on, with a warning.
+    Warn,
 }
 
 /// Where a run comes from: nothing for one of an image.
@@ -167,6 +188,12 @@ pub enum EngineError {
     /// No supervisor.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The machine cannot give what was asked for.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
+    /// A port cannot be had.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// Cleaning up after killed processes failed.
     #[error(transparent)]
     Sweep(#[from] SweepError),
@@ -248,17 +275,16 @@ impl Engine {
     }
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
-    pub async fn run(&self, request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
-        // What the machine does not have is told before anything is fetched.
-        request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
-        let record = prepare::submit(&request)?;
+    pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        let Admitted { record, warnings } = admit(&self.store, &mut request)?;
         let _kept = self.keep_images().await?;
         let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
         let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
         let prepared = prepare::run(&self.store, &self.settings.state, request, record, &image)?;
         let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
         prepared.reservation.keep();
-        Run::new(supervisor, prepared.request.record.name, prepared.warnings, prepared.notes)
+        let warnings = [warnings, prepared.warnings].concat();
+        Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)
     }
 
     /// The runtime spec that a run with these options would have.

@@ -130,6 +130,17 @@ impl ArtifactStore {
         Err(ArtifactError::NoArtifacts { run: run.clone() })
     }
 
+    /// The saved artifacts of a run that has ended, where they are; empty when nothing was saved.
+    pub fn saved(&self, run: &RunName) -> Result<Vec<Prepared>, ArtifactError> {
+        let places = self.places(run, Path::new(""));
+        let artifacts = read_manifest(&places.saved)?.map(|manifest| manifest.artifacts).unwrap_or_default();
+        let prepared = artifacts.into_iter().map(|artifact| Prepared {
+            host_dir: places.in_store(&artifact.path, artifact.mount),
+            declared: Declared { path: artifact.path, container_path: artifact.container_path, mount: artifact.mount },
+        });
+        Ok(prepared.filter(|artifact| artifact.host_dir.is_dir()).collect())
+    }
+
     /// The runs that have artifacts or are writing some, by name.
     pub fn runs(&self) -> Result<Vec<RunName>, ArtifactError> {
         let failed = || ArtifactError::io("list", &self.directory);

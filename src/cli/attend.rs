@@ -107,12 +107,17 @@ fn tell(event: &Event, printer: Printer) {
 fn report(exit: &Exit, printer: Printer) -> u8 {
     if let Some(message) = &exit.message {
         match exit.reason {
-            ExitReason::Exited | ExitReason::Signalled if exit.failed_command.is_none() => printer.detail(message),
+            ExitReason::Exited | ExitReason::Signalled if !is_for_all(exit) => printer.detail(message),
             ExitReason::Stopped => printer.say(message),
             _ => print_error(message),
         }
     }
     u8::try_from(exit.code).unwrap_or(FAULT)
+}
+
+/// Whether an end that is in the exit code already has more to it.
+fn is_for_all(exit: &Exit) -> bool {
+    exit.failed_command.is_some() || exit.message.as_ref().is_some_and(|message| message.contains("\nhint: "))
 }
 
 fn lost(engine: &Engine, run: Run, printer: Printer) -> Result<u8, CliError> {

@@ -10,9 +10,9 @@ use super::attend::start;
 use super::context::{Context, block_on, random};
 use super::exit::CliError;
 use super::names::take_free_name;
-use super::options::options;
+use super::options::{artifacts, options};
 use super::printer::print_json;
-use crate::engine::{Conduct, ImageRequest, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -22,6 +22,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
+    let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let request = RunRequest {
         reservation: reserve(engine.store(), args.name.as_deref())?,
@@ -29,7 +30,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         image,
         options,
         rootfs,
-        artifacts: Vec::new(),
+        artifacts,
         artifact_owner: None,
         remove: args.rm,
         keep: args.keep,
@@ -37,6 +38,8 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
+        gpus: None,
+        host_check: HostCheck::None,
         tag: None,
         conduct: Conduct::default(),
         created: now(),

@@ -1,36 +1,66 @@
-//! `workflow run` and `workflow list`.
+//! `workflow run`, `workflow show` and `workflow list`.
 
 use std::path::Path;
 
-use super::args::{WorkflowListArgs, WorkflowRunArgs};
+use super::args::{ShowFormat, WorkflowArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs};
 use super::attend::start;
 use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::CliError;
-use super::printer::print_list;
+use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
+use crate::engine::HostCheck;
 use crate::image::Platform;
-use crate::workflow::find::{Project, find, load, named};
-use crate::workflow::plan::plan;
-use crate::workflow::run::{Circumstances, request};
+use crate::spec::MAX_ID;
+use crate::workflow::find::{Project, Workflows, find, load, named};
+use crate::workflow::interpolate::{MASK, SecretLookup, Values};
+use crate::workflow::overrides::Overrides;
+use crate::workflow::plan::Plan;
+use crate::workflow::run::{Circumstances, Prepared, prepare, request};
+
+/// What `workflow show` says for the name of a run that has none yet.
+const NO_NAME: &str = "<run.name>";
 
 pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let project = project(args.file.as_deref())?;
-    let plan = plan(load(&project)?.get(&args.workflow)?)?;
+    let project = project(args.workflow.file.as_deref())?;
+    let workflows = load(&project)?;
+    let owner = args.artifact_owner.as_deref().map(owner).transpose()?;
+    // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
+    let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
+    let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
+    not_yet(args, &plan)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
+    let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|_| Ok(None))?;
     let circumstances = Circumstances {
-        reservation: reserve(engine.store(), args.name.as_deref())?,
+        reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
         pull: pull_policy(args.image.pull),
         host_name: &nix::unistd::gethostname()
             .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
-        artifact_owner: caller(),
+        gpus: 0,
+        host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
+        artifact_owner: owner.or_else(caller),
+        detached: args.detach,
+        tag: args.tag.clone(),
+        grace: args.grace.duration(),
         created: now(),
         nonce: nonce(),
     };
     printer.say(&format!("run {}", circumstances.reservation.name()));
-    let request = request(&plan, &project.root, circumstances, &variable)?;
+    let request = request(&prepared, &project.root, circumstances, &variable)?;
     block_on(start(&engine, request, printer))
+}
+
+pub(super) fn show(args: &WorkflowShowArgs) -> Result<u8, CliError> {
+    let workflows = load(&project(args.workflow.file.as_deref())?)?;
+    let name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
+    let Prepared { shown, .. } = prepared(&workflows, &args.workflow, name, &|_| Ok(Some(MASK.to_owned())))?;
+    match args.format {
+        ShowFormat::Json => print_json(&shown),
+        ShowFormat::Yaml => print_data(&serde_yaml::to_string(&shown).unwrap_or_default()),
+    }
+    Ok(0)
 }
 
 pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
@@ -39,6 +69,57 @@ pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
         [workflow.name.clone(), workflow.place.clone(), workflow.help.clone().unwrap_or_default()]
     });
     Ok(0)
+}
+
+/// The workflow with its flags, in the environment we are in.
+fn prepared(
+    workflows: &Workflows,
+    args: &WorkflowArgs,
+    run_name: &str,
+    secret: &SecretLookup<'_>,
+) -> Result<Prepared, CliError> {
+    let values = Values { run_name, args: &args.args, env: &variable, secret };
+    Ok(prepare(workflows, &args.workflow, &overrides(args), &values)?)
+}
+
+fn overrides(args: &WorkflowArgs) -> Overrides {
+    Overrides {
+        env: args.env.clone(),
+        artifacts: args.artifact.clone(),
+        working_dir: args.workdir.clone(),
+        cpu: args.cpu.clone(),
+        memory: args.memory.clone(),
+        shm_size: args.shm_size.clone(),
+        gpu: args.gpu.clone(),
+        gpu_name: args.gpu_name.clone(),
+        gpu_memory: args.gpu_memory.clone(),
+        ports: args.ports.clone(),
+        secrets: args.secret.clone(),
+    }
+}
+
+/// Refuses what is planned and not carried out yet, rather than leave it out in silence.
+fn not_yet(args: &WorkflowRunArgs, plan: &Plan) -> Result<(), CliError> {
+    let parts = [
+        (plan.gpus.is_some(), "`gpu`"),
+        (!plan.deps.is_empty(), "`deps`"),
+        (!plan.cache.is_empty(), "`cache`"),
+        (args.tag.is_some(), "`--tag`"),
+        (args.store.artifact_store.is_some(), "`--artifact-store`"),
+    ];
+    match parts.into_iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(CliError::Usage(format!("{what} is not supported yet"))),
+        None => Ok(()),
+    }
+}
+
+/// Reads `--artifact-owner`: `UID`, which is the group's number too, or `UID:GID`.
+fn owner(text: &str) -> Result<(u32, u32), CliError> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id <= MAX_ID);
+    id(user).zip(id(group)).ok_or_else(|| {
+        CliError::Usage(format!("`--artifact-owner`: `{text}` is not an owner, expected `UID` or `UID:GID` in numbers"))
+    })
 }
 
 fn project(file: Option<&Path>) -> Result<Project, CliError> {
@@ -50,7 +131,7 @@ fn project(file: Option<&Path>) -> Result<Project, CliError> {
 }
 
 /// Who started this, when root did it for somebody (sudo(8)).
-fn caller() -> Option<(u32, u32)> {
+pub(super) fn caller() -> Option<(u32, u32)> {
     let id = |name: &str| setting(name)?.parse::<u32>().ok();
     Some((id("SUDO_UID")?, id("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
 }

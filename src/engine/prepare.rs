@@ -51,7 +51,7 @@ pub(super) fn submit(request: &RunRequest) -> Result<RunRecord, EngineError> {
         },
         detached: request.detached,
         interruptible: request.interruptible,
-        ports: request.ports.clone(),
+        ports: request.ports.iter().map(ToString::to_string).collect(),
         artifact_store: None,
         deps: Vec::new(),
         caches: Vec::new(),

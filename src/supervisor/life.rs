@@ -23,6 +23,7 @@ use nix::unistd::{dup2_stdin, pipe2, setsid};
 
 use super::audience::Audience;
 use super::clean::clean_up;
+use super::hint::shm_hint;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
@@ -173,6 +174,9 @@ impl Life {
             self.warn(format!("the log is incomplete: cannot write `{}`: {error}", self.run.log().display()));
         }
         let mut exit = exit_of(status, cgroup.usage(), &outcome, self.request.memory_limit);
+        if matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled) {
+            exit.message = shm_hint(exit.code, self.request.record.limits.shm_size).or(exit.message);
+        }
         self.name_failed_command(&mut exit);
         Ok(exit)
     }
@@ -184,12 +188,17 @@ impl Life {
         if exit.code == 0 || !by_itself {
             return;
         }
-        let Some(index) = read_step(&self.run.step()).filter(|index| (1..=steps.len()).contains(index)) else { return };
+        // One command alone notes nothing: there is no doubt.
+        let noted = if steps.len() == 1 { Some(1) } else { read_step(&self.run.step()) };
+        let Some(index) = noted.filter(|index| (1..=steps.len()).contains(index)) else { return };
         let text = self.request.conduct.secrets.mask(&steps[index - 1]);
         let place = format!("command {index} of {}, `{}`", steps.len(), printable(&text));
         exit.message = Some(match &exit.message {
             None => format!("{place}, failed with exit code {}", exit.code),
-            Some(message) => format!("{message}, in {place}"),
+            Some(message) => match message.split_once("\nhint:") {
+                Some((message, hint)) => format!("{message}, in {place}\nhint:{hint}"),
+                None => format!("{message}, in {place}"),
+            },
         });
         exit.failed_command = Some(FailedCommand { index, of: steps.len(), text, code: exit.code });
     }

@@ -16,6 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::mask::Masker;
 use crate::artifact::Prepared;
 use crate::image::ByteSize;
 use crate::rootfs::Choice;
@@ -97,7 +98,13 @@ impl Masked {
     /// The text without them.
     #[must_use]
     pub fn mask(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "****"))
+        self.masker().mask_text(text)
+    }
+
+    /// What hides them.
+    #[must_use]
+    pub fn masker(&self) -> Masker {
+        Masker::new(&self.0)
     }
 }
 

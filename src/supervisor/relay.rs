@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use super::audience::{Audience, Heard, Seat};
 use super::log::{LogWriter, Stream};
+use super::mask::{MaskedStream, Masker};
 use super::protocol::{Conduct, Order, StopReason};
 use crate::container::Cgroup;
 use crate::store::ExitReason;
@@ -51,26 +52,24 @@ struct Flow {
     pending: Vec<u8>,
     /// Nobody waits for a sink that does not take more at once: what it misses stands in the log.
     is_lossy: bool,
+    /// Hides secrets from both.
+    masked: MaskedStream,
 }
 
 impl Flow {
     /// Without a sink, for a run that nobody watches, the log alone gets it.
-    fn new(stream: Stream, source: OwnedFd, sink: Option<BorrowedFd<'_>>) -> io::Result<Self> {
-        let Some(sink) = sink else {
-            let source = Some(File::from(source));
-            return Ok(Self { stream, source, sink: None, sink_takes_bytes: 0, pending: Vec::new(), is_lossy: false });
-        };
-        let sink = File::from(sink.try_clone_to_owned()?);
-        let kind = sink.metadata()?.file_type();
-        let may_block = kind.is_fifo() || kind.is_char_device() || kind.is_socket();
-        let sink_takes_bytes = if may_block { SAFE_WRITE_BYTES } else { usize::MAX };
+    fn new(stream: Stream, source: OwnedFd, sink: Option<BorrowedFd<'_>>, masker: &Masker) -> io::Result<Self> {
+        let sink = sink.map(|sink| sink.try_clone_to_owned()).transpose()?.map(File::from);
+        let kind = sink.as_ref().map(File::metadata).transpose()?.map(|metadata| metadata.file_type());
+        let may_block = kind.is_none_or(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket());
         Ok(Self {
             stream,
             source: Some(File::from(source)),
-            sink: Some(sink),
-            sink_takes_bytes,
+            sink,
+            sink_takes_bytes: if may_block { SAFE_WRITE_BYTES } else { usize::MAX },
             pending: Vec::new(),
             is_lossy: false,
+            masked: masker.stream(),
         })
     }
 
@@ -104,17 +103,38 @@ impl Flow {
     fn read(&mut self, log: &mut LogWriter, buffer: &mut [u8], outcome: &mut Outcome) {
         let Some(source) = &mut self.source else { return };
         match source.read(buffer) {
-            Ok(0) => self.source = None,
-            Ok(read) => {
-                if let Err(error) = log.write(Timestamp::now(), self.stream, &buffer[..read]) {
-                    outcome.log_error.get_or_insert(error);
-                }
-                if self.sink.is_some() {
-                    self.pending.extend_from_slice(&buffer[..read]);
-                }
-            }
+            Ok(read @ 1..) => self.take_in(&buffer[..read], log, outcome),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.source = None,
+            Ok(_) | Err(_) => {
+                self.source = None;
+                self.give_out_the_rest(log, outcome);
+            }
+        }
+    }
+
+    fn take_in(&mut self, bytes: &[u8], log: &mut LogWriter, outcome: &mut Outcome) {
+        // What may still become a secret is kept back.
+        let before = self.pending.len();
+        self.masked.push(bytes, &mut self.pending);
+        self.log_from(before, log, outcome);
+    }
+
+    /// Nothing more comes.
+    fn give_out_the_rest(&mut self, log: &mut LogWriter, outcome: &mut Outcome) {
+        let before = self.pending.len();
+        self.masked.finish(&mut self.pending);
+        self.log_from(before, log, outcome);
+    }
+
+    fn log_from(&mut self, start: usize, log: &mut LogWriter, outcome: &mut Outcome) {
+        let new = &self.pending[start..];
+        if !new.is_empty()
+            && let Err(error) = log.write(Timestamp::now(), self.stream, new)
+        {
+            outcome.log_error.get_or_insert(error);
+        }
+        if self.sink.is_none() {
+            self.pending.clear();
         }
     }
 
@@ -190,9 +210,10 @@ impl<'a> Relay<'a> {
     ) -> io::Result<Self> {
         let (out, err) = (io::stdout(), io::stderr());
         let shown = !watched.detached;
+        let masker = watched.conduct.secrets.masker();
         let flows = [
-            Flow::new(Stream::Stdout, stdout, shown.then(|| out.as_fd()))?,
-            Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()))?,
+            Flow::new(Stream::Stdout, stdout, shown.then(|| out.as_fd()), &masker)?,
+            Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()), &masker)?,
         ];
         let outcome = Outcome::default();
         Ok(Self { watched, audience, signals, flows, log, ended: false, kill_at: None, outcome })
@@ -205,7 +226,10 @@ impl<'a> Relay<'a> {
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill();
             }
-            let Some(places) = self.wait() else { break };
+            let Some(places) = self.wait() else {
+                self.flows.iter_mut().for_each(|flow| flow.give_out_the_rest(&mut self.log, &mut self.outcome));
+                break;
+            };
             self.pass_on(&places, &mut buffer);
             if places.contains(&Place::Signals) {
                 self.take_signal();

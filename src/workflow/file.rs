@@ -10,9 +10,9 @@
 //!       - path: output
 //! ```
 //!
-//! This is the whole schema, also the parts that [`plan`](super::plan) refuses until they work. Here a mistake is one of
-//! shape (a typo in a key, a list where a string belongs, a size that is no size), and spoils the file; what a workflow
-//! asks for is judged by `plan`, for that workflow alone. A value with `${{` in it is kept as a [`Text::Template`].
+//! Here a mistake is one of shape (a typo in a key, a list where a string belongs, a size that is no size), and spoils the
+//! file; what a workflow asks for is judged by [`plan`](super::plan), for that workflow alone. A value with `${{` in it is
+//! kept as a [`Text::Template`], which [`interpolate`](super::interpolate) fills in with the same functions as here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -400,16 +400,23 @@ fn env_item(item: Entry<'_>) -> Result<At<Text<EnvEntry>>, Mistake> {
         let hint = "write `- KEY=VALUE`, or leave the dashes away to make `env` a mapping";
         return Err(item.wrong_type("a list of `KEY=VALUE` or a mapping", Some(hint)));
     }
-    item.parsed("`KEY=VALUE` or `KEY`", |text| match text.split_once('=') {
+    item.parsed("`KEY=VALUE` or `KEY`", env_text)
+}
+
+/// `KEY=VALUE`, or `KEY` for the caller's value.
+pub(super) fn env_text(text: &str) -> Result<EnvEntry, String> {
+    match text.split_once('=') {
         Some((name, value)) => env_entry(name, Some(value)),
         None => env_entry(text, None),
-    })
+    }
 }
 
 fn env_variable(variable: Entry<'_>) -> Result<At<Text<EnvEntry>>, Mistake> {
     let value = variable.optional_text("a string")?;
     let entry = if variable.key().contains('=') {
         Err("the name of a variable cannot hold `=`".to_owned())
+    } else if variable.key().contains("${{") {
+        Err("the name of a variable is not interpolated here\nhint: make `env` a list of `KEY=VALUE`".to_owned())
     } else {
         env_entry(variable.key(), value)
     };
@@ -485,7 +492,7 @@ fn ports(entry: Entry<'_>) -> Result<At<Vec<At<Text<Port>>>>, Mistake> {
     Ok(At { value, span: entry.key_span() })
 }
 
-fn port(text: &str) -> Result<Port, String> {
+pub(super) fn port(text: &str) -> Result<Port, String> {
     let number = |text: &str| text.parse::<u16>().ok().filter(|number| *number != 0);
     let parsed = match text.split_once(':') {
         Some((host, container)) => {
@@ -509,7 +516,7 @@ fn resources(entry: Entry<'_>) -> Result<Resources, Mistake> {
     })
 }
 
-fn cpus(text: &str) -> Result<f64, String> {
+pub(super) fn cpus(text: &str) -> Result<f64, String> {
     let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= MIN_CPUS);
     number.ok_or_else(|| {
         format!("`{}` is not a number of cores, expected {MIN_CPUS} or more, e.g. `0.5`, `4`", shown(text))
@@ -517,11 +524,16 @@ fn cpus(text: &str) -> Result<f64, String> {
 }
 
 fn size(entry: Entry<'_>) -> Result<At<Text<ByteSize>>, Mistake> {
-    let parsed = entry.parsed("a size such as `512MB`, `16GB`, `8GiB`", ByteSize::from_workflow)?;
-    if parsed.value.literal().is_some_and(|size| size.0 == 0) {
-        return Err(entry.bad_value(&"the size is zero\nhint: leave the key away for no limit"));
+    entry.parsed("a size such as `512MB`, `16GB`, `8GiB`", size_text)
+}
+
+/// A size above zero, in the dialect of workflow files.
+pub(super) fn size_text(text: &str) -> Result<ByteSize, String> {
+    match ByteSize::from_workflow(text) {
+        Ok(ByteSize(0)) => Err("the size is zero\nhint: leave the key away for no limit".to_owned()),
+        Ok(size) => Ok(size),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(parsed)
 }
 
 fn gpu(entry: Entry<'_>) -> Result<At<Gpu>, Mistake> {
@@ -540,7 +552,7 @@ fn gpu(entry: Entry<'_>) -> Result<At<Gpu>, Mistake> {
     Ok(At { value, span: entry.key_span() })
 }
 
-fn gpu_count(text: &str) -> Result<u32, String> {
+pub(super) fn gpu_count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("`{}` is not a number of GPUs, expected e.g. `1`", shown(text)))
 }
 

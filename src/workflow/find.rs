@@ -173,6 +173,12 @@ pub fn load(project: &Project) -> Result<Workflows, FindError> {
 }
 
 impl Workflows {
+    /// Those of one file that was parsed already.
+    #[cfg(test)]
+    pub(super) fn of(file: WorkflowFile) -> Self {
+        Self { files: vec![file] }
+    }
+
     /// All of them, in the order of the files.
     pub fn iter(&self) -> impl Iterator<Item = &Workflow> {
         self.files.iter().flat_map(|file| &file.workflows)

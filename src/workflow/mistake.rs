@@ -1,4 +1,5 @@
-//! What is wrong in a workflow file, and where: `file:line:column`, the line with a caret, a hint.
+//! What is wrong in a workflow file, and where: `file:line:column`, the line with a caret, a hint. Or what is wrong with a
+//! flag that was given for a workflow, which has no place.
 
 use std::fmt;
 
@@ -9,9 +10,10 @@ const MAX_SHOWN_LINE: usize = 100;
 /// Longest value that is shown, in characters.
 const MAX_SHOWN_VALUE: usize = 60;
 
-/// A mistake in a workflow file.
+/// A mistake in a workflow file, or in a flag that changes a workflow.
 ///
-/// It prints as the place, the problem, the source line with a caret under the place, and a hint where there is one.
+/// It prints as the place, the problem, the source line with a caret under the place, and a hint where there is one; of a
+/// flag only the problem and the hint.
 #[derive(Debug)]
 pub struct Mistake(Box<Inner>);
 
@@ -111,14 +113,9 @@ pub enum Problem {
         /// `file:line:column` of the first.
         first: String,
     },
-    /// A part of the schema that does not work yet.
-    #[error("{what} not supported yet")]
-    NotSupported {
-        /// Subject and verb: `` `deps` is ``, `GPUs are`.
-        what: String,
-        /// How to do without.
-        hint: &'static str,
-    },
+    /// Workflows that need each other's artifacts.
+    #[error("the dependencies go round in a circle: {0}")]
+    Cycle(String),
 }
 
 impl Mistake {
@@ -127,6 +124,12 @@ impl Mistake {
     pub fn new(source: &Source, span: Span, problem: Problem) -> Self {
         let line_text = source.line(span.line).map(str::to_owned);
         Self(Box::new(Inner { file: source.name().to_owned(), span, line_text, problem }))
+    }
+
+    /// A mistake in what was given with a workflow; the problem names the flag as its key.
+    #[must_use]
+    pub fn of_flag(problem: Problem) -> Self {
+        Self(Box::new(Inner { file: String::new(), span: Span::START, line_text: None, problem }))
     }
 
     /// The same mistake without anything of what stands there.
@@ -139,7 +142,7 @@ impl Mistake {
         self
     }
 
-    /// The file, as it is named in messages.
+    /// The file, as it is named in messages; empty for a flag.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.0.file
@@ -171,7 +174,7 @@ impl Problem {
             Self::DuplicateName { .. } => Some("rename one of the two"),
             Self::UnknownKey { hint, .. } | Self::MissingKey { hint, .. } => Some(hint),
             Self::WrongType { hint, .. } | Self::BadValue { hint, .. } => hint.as_deref(),
-            Self::NotSupported { hint, .. } => Some(hint),
+            Self::Cycle(_) => Some("leave one of these `deps` away"),
         }
     }
 
@@ -201,7 +204,10 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { file, span, line_text, problem } = &*self.0;
-        write!(f, "{file}:{span}: {problem}")?;
+        if !file.is_empty() {
+            write!(f, "{file}:{span}: ")?;
+        }
+        write!(f, "{problem}")?;
         if let Some(line) = line_text {
             write_excerpt(f, line, *span)?;
         }

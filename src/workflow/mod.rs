@@ -1,16 +1,21 @@
-//! Workflow files: found ([`find`]), parsed ([`mod@file`]), one workflow of them checked ([`plan`]) and made into a
-//! request to the engine ([`run`]).
+//! Workflow files: found ([`find`]), parsed ([`mod@file`]), one workflow of them filled in ([`interpolate`]), changed by
+//! flags ([`overrides`]), checked ([`plan`]) and made into a request to the engine ([`run`]) or into text ([`show`]).
 //!
-//! `file`, `plan` and `run` do no I/O. Everything that is wrong in a file is a [`Mistake`] with its place.
+//! All but `find` do no I/O. Everything that is wrong in a file is a [`Mistake`] with its place.
 
+pub mod deps;
 pub mod file;
 pub mod find;
+pub mod interpolate;
+pub mod overrides;
 pub mod plan;
 pub mod run;
+pub mod show;
 
 mod commands;
 mod fields;
 mod mistake;
+mod program;
 mod source;
 mod yaml;
 

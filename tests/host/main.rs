@@ -5,6 +5,7 @@
 
 mod base;
 mod crash;
+mod ends;
 mod exit;
 mod images;
 mod isolation;
