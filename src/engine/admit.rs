@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::ports::{self, PortError};
-use super::resources::{Asked, Held, check};
+use super::resources::{Asked, check, held};
 use super::{EngineError, HostCheck, RunRequest, prepare};
 use crate::container::{cpu_count, host_resources};
 use crate::spec::{Cpus, MemoryLimit, Network};
@@ -33,7 +33,11 @@ pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted,
         return Ok(Admitted { record, warnings });
     }
     let _held = store.lock_resources(|_| ())?;
-    let found = check(&asked(request), &host_resources(Path::new("/"))?, &held(store, request)?);
+    let found = check(
+        &asked(request),
+        &host_resources(Path::new("/"))?,
+        &held(&store.live_runs()?, request.reservation.name()),
+    );
     insist_or_warn(request.host_check, &mut warnings, found, |unmet| unmet.warning())?;
     // A share of more processors than there are is no limit.
     request.options.cpus = request.options.cpus.filter(|cpus| cpus.check(cpu_count()).is_ok());
@@ -64,13 +68,4 @@ fn asked(request: &RunRequest) -> Asked {
         shm_size: Some(request.options.shm_size),
         gpus: request.gpus.clone(),
     }
-}
-
-/// What other runs have been promised.
-fn held(store: &Store, request: &RunRequest) -> Result<Vec<Held>, EngineError> {
-    let others = store.live_runs()?.into_iter().filter(|record| record.name != *request.reservation.name());
-    Ok(others
-        .filter(|record| !record.state.is_final())
-        .map(|record| Held { run: record.name, cpus: record.limits.cpus, memory: record.limits.memory })
-        .collect())
 }

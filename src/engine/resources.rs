@@ -25,13 +25,6 @@ pub struct Asked {
     pub gpus: Option<AskedGpus>,
 }
 
-impl From<Limits> for Asked {
-    /// What a run may use is what it asks for; GPUs are asked for apart.
-    fn from(limits: Limits) -> Self {
-        Self { cpus: limits.cpus, memory: limits.memory, shm_size: limits.shm_size, gpus: None }
-    }
-}
-
 /// GPUs as they are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskedGpus {
@@ -73,7 +66,7 @@ impl Unmet {
     }
 }
 
-/// What runs that go on hold ([`crate::store::Store::live_runs`]); one without limits holds nothing, nor does `except`, the
+/// What runs that have not ended hold ([`crate::store::Store::live_runs`]); one without limits holds nothing, nor does `except`, the
 /// run that asks.
 #[must_use]
 pub fn held(records: &[RunRecord], except: &RunName) -> Vec<Held> {
@@ -81,7 +74,7 @@ pub fn held(records: &[RunRecord], except: &RunName) -> Vec<Held> {
         let Limits { cpus, memory, .. } = record.limits;
         (cpus.is_some() || memory.is_some()).then(|| Held { run: record.name.clone(), cpus, memory })
     };
-    records.iter().filter(|record| record.name != *except).filter_map(of).collect()
+    records.iter().filter(|record| record.name != *except && !record.state.is_final()).filter_map(of).collect()
 }
 
 fn indented(lines: &[String]) -> String {
@@ -323,7 +316,10 @@ mod tests {
 
     #[test]
     fn runs_with_limits_hold_them() {
+        let mut ended = record("ended", &serde_json::json!({ "cpus": 4 }));
+        ended.state = crate::store::RunState::Done;
         let records = [
+            ended,
             record("one", &serde_json::json!({ "cpus": 1.5, "memory": 1 << 30 })),
             record("shm", &serde_json::json!({ "shm_size": 1 << 30 })),
             record("own", &serde_json::json!({ "cpus": 2 })),
