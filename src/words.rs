@@ -1,4 +1,4 @@
-//! Text for people: an error with its causes, and foreign text made harmless. Imports nothing.
+//! Text for people: an error with its causes, foreign text made harmless, the word that was meant. Imports nothing of ours.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -31,6 +31,21 @@ pub fn describe(error: &dyn Error) -> String {
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// The candidate that `word` was most likely meant to be, if one is near enough for that.
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase();
+    // A longer word would cost time and is nobody's slip of the finger.
+    if word.len() > 100 {
+        return None;
+    }
+    candidates
+        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

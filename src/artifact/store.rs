@@ -17,10 +17,10 @@ use super::tree::{self, open_top};
 use crate::store::RunName;
 use crate::sys::write_atomic;
 
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 const REMOVING: &str = ".removing-";
 /// Largest manifest that is read: ten thousand artifacts.
-const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+pub(super) const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// The artifacts of all runs, in one directory that only its owner may enter.
 #[derive(Debug, Clone)]
@@ -130,6 +130,17 @@ impl ArtifactStore {
         Err(ArtifactError::NoArtifacts { run: run.clone() })
     }
 
+    /// The saved artifacts of a run that has ended, where they are; empty when nothing was saved.
+    pub fn saved(&self, run: &RunName) -> Result<Vec<Prepared>, ArtifactError> {
+        let places = self.places(run, Path::new(""));
+        let artifacts = read_manifest(&places.saved)?.map(|manifest| manifest.artifacts).unwrap_or_default();
+        let prepared = artifacts.into_iter().map(|artifact| Prepared {
+            host_dir: places.in_store(&artifact.path, artifact.mount),
+            declared: Declared { path: artifact.path, container_path: artifact.container_path, mount: artifact.mount },
+        });
+        Ok(prepared.filter(|artifact| artifact.host_dir.is_dir()).collect())
+    }
+
     /// The runs that have artifacts or are writing some, by name.
     pub fn runs(&self) -> Result<Vec<RunName>, ArtifactError> {
         let failed = || ArtifactError::io("list", &self.directory);
@@ -224,7 +235,7 @@ fn fill(places: &RunPlaces, run: &RunName, declared: &[Declared]) -> Result<Vec<
     Ok(prepared)
 }
 
-fn make_private(path: &Path) -> Result<(), ArtifactError> {
+pub(super) fn make_private(path: &Path) -> Result<(), ArtifactError> {
     DirBuilder::new().mode(0o700).create(path).map_err(ArtifactError::io("make", path))
 }
 

@@ -53,9 +53,18 @@ pub(super) enum Command {
     /// Run the workflows of a project.
     #[command(subcommand)]
     Workflow(WorkflowCommand),
-    /// Look at the artifacts of runs.
+    /// Look at the artifacts of runs, and remove them.
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),
+    /// Name runs that are to be found again.
+    #[command(subcommand)]
+    Tags(TagsCommand),
+    /// Keep values that workflows ask for by name and that nobody else is to see.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
+    /// Remove what is no longer needed.
+    #[command(subcommand)]
+    Prune(PruneCommand),
 }
 
 /// How much is said.
@@ -316,7 +325,7 @@ pub(super) struct WaitArgs {
 #[derive(Debug, Args)]
 pub(super) struct RmArgs {
     /// Which runs.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "RUN|:TAG")]
     pub(super) runs: Vec<String>,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
@@ -461,11 +470,16 @@ pub(super) enum ArtifactsCommand {
     Ls(ArtifactsLsArgs),
     /// Copy what a run saved to a directory.
     Cp(ArtifactsCpArgs),
+    /// Remove what runs saved; the runs themselves stay.
+    Rm(RmArgs),
+    /// Save what could not be saved when a run ended.
+    Save(ArtifactsSaveArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ArtifactsLsArgs {
     /// Which run.
+    #[arg(value_name = "RUN|:TAG")]
     pub(super) run: String,
     #[command(flatten)]
     pub(super) list: ListArgs,
@@ -474,10 +488,107 @@ pub(super) struct ArtifactsLsArgs {
 #[derive(Debug, Args)]
 pub(super) struct ArtifactsCpArgs {
     /// Which run, and below it which path.
-    #[arg(value_name = "RUN[/PATH]")]
+    #[arg(value_name = "RUN|:TAG[/PATH]")]
     pub(super) source: String,
     /// Directory to copy into; made when missing.
     pub(super) destination: PathBuf,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactsSaveArgs {
+    /// Which run.
+    #[arg(value_name = "RUN|:TAG")]
+    pub(super) run: String,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TagsCommand {
+    /// List the tags.
+    List(ListArgs),
+    /// Give a run a tag, which another run may have had until now.
+    Add(TagsAddArgs),
+    /// Take tags away; the runs stay.
+    Delete(TagsDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TagsAddArgs {
+    /// The tag.
+    pub(super) tag: String,
+    /// Which run.
+    #[arg(value_name = "RUN|:TAG")]
+    pub(super) run: String,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TagsDeleteArgs {
+    /// The tags.
+    #[arg(required = true, value_name = "TAG")]
+    pub(super) tags: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretsCommand {
+    /// Keep a secret; its value is read from standard input.
+    Add(SecretsAddArgs),
+    /// List names and dates, never values.
+    List(ListArgs),
+    /// Forget secrets.
+    Delete(SecretsDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SecretsAddArgs {
+    /// Its name, which can be that of a variable.
+    pub(super) name: String,
+    // Only to be refused with the reason.
+    #[arg(hide = true)]
+    pub(super) value: Option<String>,
+    /// Take the value from a file, as it stands; without this and `--env` a line break at its end is left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "env")]
+    pub(super) file: Option<PathBuf>,
+    /// Take the value from a variable of the environment.
+    #[arg(long, value_name = "VARIABLE")]
+    pub(super) env: Option<String>,
+    /// Replace a secret of that name.
+    #[arg(short, long)]
+    pub(super) force: bool,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SecretsDeleteArgs {
+    /// Their names.
+    #[arg(required = true, value_name = "NAME")]
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PruneCommand {
+    /// Remove ended runs (record, log, artifacts) that have no tag and that no run uses.
+    Runs(PruneArgs),
+    /// Remove caches that no run uses.
+    Cache(PruneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    /// Only what ended, or was last used, longer ago than this, e.g. `12h`, `7d`.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) older_than: Option<Span>,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
 }

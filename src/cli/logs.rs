@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 64 << 10;
 
 pub(super) fn show(context: &Context, args: &LogsArgs) -> Result<u8, CliError> {
     let wanted = Wanted::new(args)?;
-    let run = context.store()?.run(&args.run)?;
+    let run = context.store()?.find_run(&args.run)?;
     let Some(mut reader) = open(&run, &wanted)? else { return Ok(0) };
     let read = |source| CliError::Read { path: run.log(), source };
     let mut shown = Shown::new(args.timestamps);

@@ -54,6 +54,12 @@ impl Printer {
     }
 }
 
+/// What is said while another process is in the way.
+pub(super) fn waiting(holder_pid: Option<u32>) -> String {
+    let whose = holder_pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    format!("waiting for another command to finish{whose}")
+}
+
 /// Data, to standard output. A reader that has gone away is nobody's fault.
 pub(super) fn print_data(text: &str) {
     let mut stdout = io::stdout().lock();

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use super::args::{PsArgs, RmArgs, TalkArgs};
 use super::context::Context;
 use super::exit::CliError;
-use super::printer::{print_data, print_list};
+use super::printer::{print_data, print_list, waiting};
 use super::time::ago;
-use crate::artifact::ArtifactStore;
+use crate::engine::removal::remove_run;
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
@@ -26,8 +26,14 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
     records.retain(|record| args.all || !record.state.is_final());
     records.sort_by(|a, b| b.created.cmp(&a.created));
     if args.quiet {
-        print_data(&records.iter().map(|record| format!("{}\n", record.name)).collect::<String>());
+        for record in &records {
+            print_data(&format!("{}\n", record.name));
+        }
         return Ok(0);
+    }
+    for record in &mut records {
+        // A whole document for each run; `inspect` has it.
+        record.spec = None;
     }
     let now = Timestamp::now();
     let header = ["RUN", "WORKFLOW", "SUBMITTED", "STATUS", "GPU", "EXIT"];
@@ -52,15 +58,11 @@ pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
-    let runs = args.runs.iter().map(|name| store.run(name).map(|run| (name, run))).collect::<Result<Vec<_>, _>>()?;
-    for (name, run) in runs {
-        // Held until the directory is gone, so that nobody takes the name meanwhile.
-        let Some(_lock) = run.try_lock()? else {
-            return Err(StoreError::RunActive { name: name.clone() }.into());
-        };
-        ArtifactStore::new(store.artifacts()).remove(&name.parse()?)?;
-        run.remove()?;
-        print_data(&format!("{name}\n"));
+    // All names are looked up before any is removed, so that a typing error removes nothing.
+    let runs = args.runs.iter().map(|name| store.find_run(name)).collect::<Result<Vec<_>, _>>()?;
+    for run in runs {
+        remove_run(store, &run, |holder| printer.say(&waiting(holder)))?;
+        print_data(&format!("{}\n", run.name()?));
     }
     Ok(0)
 }

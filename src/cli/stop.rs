@@ -39,5 +39,5 @@ pub(super) fn wait(context: &Context, args: &WaitArgs) -> Result<u8, CliError> {
 }
 
 fn find(engine: &Engine, names: &[String]) -> Result<Vec<RunDir>, CliError> {
-    Ok(names.iter().map(|name| engine.store().run(name)).collect::<Result<_, _>>()?)
+    Ok(names.iter().map(|name| engine.store().find_run(name)).collect::<Result<_, _>>()?)
 }

@@ -13,11 +13,13 @@ use super::run::{nonce, now, pull_policy, reserve};
 use crate::engine::HostCheck;
 use crate::image::Platform;
 use crate::spec::MAX_ID;
+use crate::store::{Store, StoreError};
+use crate::words::describe;
 use crate::workflow::check::Checker;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
 use crate::workflow::overrides::Overrides;
-use crate::workflow::plan::Plan;
+use crate::workflow::plan::{PROJECT_DIR, Plan};
 use crate::workflow::run::{Circumstances, Prepared, prepare, request};
 use crate::workflow::schema::json_schema;
 
@@ -32,10 +34,13 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
     let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
     let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
-    not_yet(args, &plan)?;
+    not_yet(args)?;
+    working_dir_is_there(&plan, &project.root)?;
+    let tag = args.tag.as_deref().map(str::parse).transpose()?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
-    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|_| Ok(None))?;
+    let secret = |name: &str| secret(engine.store(), name);
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &secret)?;
     let circumstances = Circumstances {
         reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
@@ -46,7 +51,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_owner: owner.or_else(caller),
         detached: args.detach,
-        tag: args.tag.clone(),
+        tag,
         grace: args.grace.duration(),
         created: now(),
         nonce: nonce(),
@@ -121,18 +126,33 @@ fn overrides(args: &WorkflowArgs) -> Overrides {
     }
 }
 
+/// What the project lacks, the container cannot be started in.
+fn working_dir_is_there(plan: &Plan, project: &Path) -> Result<(), CliError> {
+    match plan.working_dir.strip_prefix(PROJECT_DIR) {
+        Ok(dir) if !project.join(dir).is_dir() => {
+            let (dir, project) = (dir.display(), project.display());
+            let message = format!("`working_dir`: there is no directory `{dir}` in the project `{project}`");
+            Err(CliError::Usage(format!("{message}\nhint: make it, or write an absolute path of the container")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses what is planned and not carried out yet, rather than leave it out in silence.
-fn not_yet(args: &WorkflowRunArgs, plan: &Plan) -> Result<(), CliError> {
-    let parts = [
-        (plan.gpus.is_some(), "`gpu`"),
-        (!plan.deps.is_empty(), "`deps`"),
-        (!plan.cache.is_empty(), "`cache`"),
-        (args.tag.is_some(), "`--tag`"),
-        (args.store.artifact_store.is_some(), "`--artifact-store`"),
-    ];
-    match parts.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(CliError::Usage(format!("{what} is not supported yet"))),
+fn not_yet(args: &WorkflowRunArgs) -> Result<(), CliError> {
+    match args.store.artifact_store {
+        Some(_) => Err(CliError::Usage("`--artifact-store` is not supported yet".to_owned())),
         None => Ok(()),
+    }
+}
+
+/// The value of a secret; `None` when there is none of that name.
+fn secret(store: &Store, name: &str) -> Result<Option<String>, String> {
+    let Ok(name) = name.parse() else { return Ok(None) };
+    match store.secrets().get(&name) {
+        Ok(value) => Ok(Some(value.expose().to_owned())),
+        Err(StoreError::NoSecret { .. }) => Ok(None),
+        Err(error) => Err(describe(&error)),
     }
 }
 
@@ -154,7 +174,7 @@ fn project(file: Option<&Path>) -> Result<Project, CliError> {
 }
 
 /// Who started this, when root did it for somebody (sudo(8)).
-fn caller() -> Option<(u32, u32)> {
+pub(super) fn caller() -> Option<(u32, u32)> {
     let id = |name: &str| setting(name)?.parse::<u32>().ok();
     Some((id("SUDO_UID")?, id("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
 }

@@ -5,7 +5,7 @@
 
 use crate::container::HostResources;
 use crate::image::ByteSize;
-use crate::store::RunName;
+use crate::store::{Limits, RunName, RunRecord};
 
 /// CPU numbers are sums of fractions; less than this is rounding.
 const CPU_TOLERANCE: f64 = 1e-6;
@@ -66,8 +66,19 @@ impl Unmet {
     }
 }
 
+/// What runs that have not ended hold ([`crate::store::Store::live_runs`]); one without limits holds nothing, nor does `except`, the
+/// run that asks.
+#[must_use]
+pub fn held(records: &[RunRecord], except: &RunName) -> Vec<Held> {
+    let of = |record: &RunRecord| {
+        let Limits { cpus, memory, .. } = record.limits;
+        (cpus.is_some() || memory.is_some()).then(|| Held { run: record.name.clone(), cpus, memory })
+    };
+    records.iter().filter(|record| record.name != *except && !record.state.is_final()).filter_map(of).collect()
+}
+
 fn indented(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  {line}")).collect()
+    lines.iter().flat_map(|line| ["\n  ", line]).collect()
 }
 
 /// Compares what is asked for with what there is. With nothing in `held` it is the bare machine that counts.
@@ -133,7 +144,7 @@ fn memory_of(host: &HostResources) -> String {
     }
 }
 
-/// `, 3 of it reserved: 2 by run `a`, 1 by run `b``; nothing when nobody holds anything.
+/// Continues a line with who holds how much; nothing when nobody holds anything.
 fn reserved_in_words<T>(sum: &str, holders: &[(&RunName, T)], words: impl Fn(&T) -> String) -> String {
     let named = holders.iter().take(MAX_NAMED_RUNS).map(|(run, amount)| format!("{} by run `{run}`", words(amount)));
     let mut named: Vec<String> = named.collect();
@@ -154,8 +165,8 @@ fn cpus_in_words(cpus: f64) -> String {
 /// A size as people have written it: decimal when it is round in decimal units only.
 fn size_in_words(size: ByteSize) -> String {
     const UNITS: [(u64, &str); 4] = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];
-    let is_binary = size.0 % (1 << 20) == 0;
-    let decimal = UNITS.iter().find(|(unit, _)| !is_binary && size.0 >= *unit && size.0 % unit == 0);
+    let is_binary = size.0.is_multiple_of(1 << 20);
+    let decimal = UNITS.iter().find(|(unit, _)| !is_binary && size.0 >= *unit && size.0.is_multiple_of(*unit));
     decimal.map_or_else(|| size.to_string(), |(unit, name)| format!("{} {name}", size.0 / unit))
 }
 
@@ -265,6 +276,56 @@ mod tests {
             lines(&asked(1, None), &with, &[]),
             ["gpu: asked 1, this machine has 2: NVIDIA H200, NVIDIA H200; GPUs cannot be given to containers yet"]
         );
+    }
+
+    fn record(name: &str, limits: &serde_json::Value) -> RunRecord {
+        serde_json::from_value(serde_json::json!({
+            "schema": 1, "name": name, "id": name, "image": "app", "layers": [], "command": [], "limits": limits,
+            "state": "submitted", "rootfs": "", "boot_id": "", "created": "", "remove": false, "keep": false
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn runs_that_start_at_once_share_what_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(dir.path()).unwrap();
+        let start = |number: usize| {
+            let name: RunName = format!("run-{number}").parse().unwrap();
+            let reservation = store.create_run(&name).unwrap();
+            let lock = store.lock_resources(|_| {}).unwrap();
+            let held = held(&store.live_runs().unwrap(), &name);
+            let given = check(&cpus(2.0), &host(), &held).is_ok();
+            if given {
+                let record = record(name.as_str(), &serde_json::json!({ "cpus": 2 }));
+                reservation.dir().write_passing_record(&record).unwrap();
+            }
+            drop(lock);
+            given.then_some(reservation)
+        };
+        let start = &start;
+        let given: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..9).map(|number| scope.spawn(move || start(number))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(given.len(), 4, "of 8 processors 2 for each");
+        // What an ended run held is free.
+        drop(given);
+        assert!(start(9).is_some());
+    }
+
+    #[test]
+    fn runs_with_limits_hold_them() {
+        let mut ended = record("ended", &serde_json::json!({ "cpus": 4 }));
+        ended.state = crate::store::RunState::Done;
+        let records = [
+            ended,
+            record("one", &serde_json::json!({ "cpus": 1.5, "memory": 1 << 30 })),
+            record("shm", &serde_json::json!({ "shm_size": 1 << 30 })),
+            record("own", &serde_json::json!({ "cpus": 2 })),
+            record("free", &serde_json::json!({})),
+        ];
+        assert_eq!(held(&records, &"own".parse().unwrap()), [holds("one", 1.5, 1)]);
     }
 
     #[test]

@@ -8,20 +8,30 @@
 //!   runs/<name>/                                      one run: record, log, bundle, writable layer (see `runs`)
 //!   active/<name>                                     lock of a run that has not been cleaned up yet
 //!   artifacts/<name>/                                 what a run left (see `crate::artifact`)
+//!   tags/<name>.json                                  a name that the user gave to a run (see `tags`)
+//!   caches/<key>/                                     a directory that a workflow finds again (see `caches`)
+//!   secrets/<name>                                    a value that workflows ask for by name (see `secrets`)
 //!   tmp/                                              being written; each entry is named after the lock that guards it
 //!   locks/                                            locks between processes
 //! ```
 //!
 //! Invariants: what stands in `blobs` and `layers` is complete and verified, because it is written in `tmp`, made durable
 //! and renamed; metadata is never durable before the data it names; whoever deletes holds [`Store::exclusive`], whoever
-//! relies on what is there holds [`Store::shared`].
+//! relies on what is there holds [`Store::shared`]. The same with [`Store::change_inputs`] and [`Store::keep_inputs`] for
+//! runs, artifacts and caches.
 
 mod blobs;
+mod caches;
 mod error;
 mod gc;
 mod images;
 mod layers;
 mod runs;
+mod secrets;
+mod tags;
+#[cfg(test)]
+pub(crate) mod testing;
+mod usage;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -29,6 +39,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
+pub use caches::{Cache, CacheInfo, Caches, ListedCache};
 pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
@@ -36,6 +47,9 @@ pub use layers::{LayerInfo, LayerWriter};
 pub use runs::{
     Exit, ExitReason, FailedCommand, Limits, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState,
 };
+pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
+pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
+pub use usage::Used;
 
 use crate::image::Digest;
 use crate::sys::{Lock, LockMode};
@@ -64,6 +78,9 @@ impl Store {
             "runs",
             "active",
             "artifacts",
+            "tags",
+            "caches",
+            "secrets",
             "tmp",
             "locks",
         ] {

@@ -6,6 +6,7 @@
 mod base;
 mod crash;
 mod early;
+mod ends;
 mod exit;
 mod images;
 mod isolation;
@@ -13,6 +14,7 @@ mod judges;
 mod layers;
 mod limits;
 mod mounts;
+mod needs;
 mod options;
 mod pull;
 mod registry_service;
@@ -21,3 +23,4 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflow;
+mod workflow_keys;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod cli;
+mod json;
 mod logs;
 mod pull;
 mod schema;
@@ -9,3 +10,4 @@ mod schema;
 mod support;
 mod table;
 mod tidy;
+mod workflow;
