@@ -1,5 +1,6 @@
 //! `workflow run`, `show`, `list`, `check` and `schema`.
 
+use std::net::TcpListener;
 use std::path::Path;
 
 use super::args::{
@@ -10,9 +11,10 @@ use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
-use crate::engine::HostCheck;
+use crate::engine::ports::Port;
+use crate::engine::{HostCheck, RunRequest};
 use crate::image::Platform;
-use crate::spec::MAX_ID;
+use crate::spec::{EnvSetting, MAX_ID};
 use crate::store::{Store, StoreError};
 use crate::words::describe;
 use crate::workflow::check::Checker;
@@ -57,7 +59,8 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         nonce: nonce(),
     };
     printer.say(&format!("run {}", circumstances.reservation.name()));
-    let request = request(&prepared, &project.root, circumstances, &variable)?;
+    let mut request = request(&prepared, &project.root, circumstances, &variable)?;
+    give_free_ports(&mut request, workflows.get(&args.workflow.workflow)?.free_ports)?;
     block_on(start(&engine, request, printer))
 }
 
@@ -97,6 +100,22 @@ pub(super) fn check(args: &WorkflowCheckArgs) -> Result<u8, CliError> {
 pub(super) fn schema() -> u8 {
     print_json(&json_schema());
     0
+}
+
+/// Tells the run of so many ports that nobody listens on now, as `PORT_0`, `PORT_1`, … below all its own variables.
+fn give_free_ports(request: &mut RunRequest, count: u16) -> Result<(), CliError> {
+    let failed = |error| CliError::Process("find a free port", error);
+    // Held until all are found, so that no port is found twice.
+    let listeners =
+        (0..count).map(|_| TcpListener::bind(("0.0.0.0", 0))).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut settings = Vec::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let port = listener.local_addr().map_err(failed)?.port().to_string();
+        settings.push(EnvSetting::set(&format!("PORT_{index}"), &port)?);
+        request.ports.extend(port.parse::<Port>().ok());
+    }
+    request.options.env.splice(0..0, settings);
+    Ok(())
 }
 
 /// The workflow with its flags, in the environment we are in.

@@ -274,7 +274,6 @@ workflows:
             ("image: x, resources: {memory: \"${{ env.M }}GB\", cpu: \"${{ env.C }}\", gpu: \"${{ env.G }}\"}", None),
             ("image: x, ports: [\"${{ env.A }}\", \"${{ env.B }}\"]", None),
             ("image: x, artifacts: [\"${{ env.A }}\", \"${{ env.B }}\"]", None),
-            ("image: x, ports: \"${{ env.COUNT }}\"", None),
             ("file: a.py, version: \"${{ env.V }}\"", None),
             ("image: x, env: [\"A=${{ secrets.B }}\"], commands: [\"echo ${{ run.args }}\"]", None),
             ("image: x, commands: [\"echo ${{ run.name\"]", Some("${{")),

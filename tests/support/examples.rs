@@ -240,7 +240,7 @@ workflows:
       - pip install fastapi uvicorn
       - uvicorn apps.hello_fastapi:app --port $PORT_0 --host 0.0.0.0
 ",
-        &[(&["workflow", "run", "hello-fastapi"], "uvicorn apps.hello_fastapi:app --port ")],
+        &[(&["workflow", "run", "hello-fastapi"], "--host 0.0.0.0\n")],
     ),
     example(
         "bash 0.2.1: an application in the background",
