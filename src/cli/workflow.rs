@@ -11,10 +11,11 @@ use super::run::{nonce, now, pull_policy, reserve};
 use crate::engine::HostCheck;
 use crate::image::Platform;
 use crate::spec::MAX_ID;
+use crate::store::{Store, StoreError};
+use crate::words::describe;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
 use crate::workflow::overrides::Overrides;
-use crate::workflow::plan::Plan;
 use crate::workflow::run::{Circumstances, Prepared, prepare, request};
 
 /// What `workflow show` says for the name of a run that has none yet.
@@ -27,11 +28,13 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     let owner = args.artifact_owner.as_deref().map(owner).transpose()?;
     // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
     let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
-    let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
-    not_yet(args, &plan)?;
+    prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
+    not_yet(args)?;
+    let tag = args.tag.as_deref().map(str::parse).transpose()?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
-    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|_| Ok(None))?;
+    let secret = |name: &str| secret(engine.store(), name);
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &secret)?;
     let circumstances = Circumstances {
         reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
@@ -42,7 +45,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_owner: owner.or_else(caller),
         detached: args.detach,
-        tag: args.tag.clone(),
+        tag,
         grace: args.grace.duration(),
         created: now(),
         nonce: nonce(),
@@ -99,17 +102,20 @@ fn overrides(args: &WorkflowArgs) -> Overrides {
 }
 
 /// Refuses what is planned and not carried out yet, rather than leave it out in silence.
-fn not_yet(args: &WorkflowRunArgs, plan: &Plan) -> Result<(), CliError> {
-    let parts = [
-        (plan.gpus.is_some(), "`gpu`"),
-        (!plan.deps.is_empty(), "`deps`"),
-        (!plan.cache.is_empty(), "`cache`"),
-        (args.tag.is_some(), "`--tag`"),
-        (args.store.artifact_store.is_some(), "`--artifact-store`"),
-    ];
-    match parts.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(CliError::Usage(format!("{what} is not supported yet"))),
+fn not_yet(args: &WorkflowRunArgs) -> Result<(), CliError> {
+    match args.store.artifact_store {
+        Some(_) => Err(CliError::Usage("`--artifact-store` is not supported yet".to_owned())),
         None => Ok(()),
+    }
+}
+
+/// The value of a secret; `None` when there is none of that name.
+fn secret(store: &Store, name: &str) -> Result<Option<String>, String> {
+    let Ok(name) = name.parse() else { return Ok(None) };
+    match store.secrets().get(&name) {
+        Ok(value) => Ok(Some(value.expose().to_owned())),
+        Err(StoreError::NoSecret { .. }) => Ok(None),
+        Err(error) => Err(describe(&error)),
     }
 }
 
