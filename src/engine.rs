@@ -26,8 +26,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::{Admitted, admit};
-use self::inputs::{DepRequest, InputError};
 pub use self::images::ReadyImage;
+use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
 use self::resources::{AskedGpus, Unmet};
 use crate::artifact::{ArtifactError, Declared};

@@ -12,7 +12,7 @@ use super::exit::CliError;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::print_json;
-use crate::engine::{Conduct, HostCheck, InputsWanted, ImageRequest, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;
 use crate::spec;

@@ -31,11 +31,7 @@ struct Words {
 }
 
 /// Writes the first record of a run, so that others see it from now on.
-pub(super) fn submit(
-    request: &RunRequest,
-    deps: Vec<RunName>,
-    caches: Vec<String>,
-) -> Result<RunRecord, EngineError> {
+pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<String>) -> Result<RunRecord, EngineError> {
     let name = request.reservation.name();
     let Origin { workflow, project, resolved } = &request.origin;
     let options = &request.options;

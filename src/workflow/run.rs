@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::deps;
 use super::find::{FindError, Workflows};
-use super::interpolate::{ResolvedDependency, Filled, Values, resolve};
+use super::interpolate::{Filled, ResolvedDependency, Values, resolve};
 use super::overrides::Overrides;
 use super::plan::{Credentials, GpuRequest, PROJECT_DIR, Plan, builtin_env, plan};
 use super::show::Shown;
+use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
 use crate::engine::resources::AskedGpus;
-use crate::engine::inputs::DepRequest;
-use crate::engine::{InputsWanted, Conduct, HostCheck, ImageRequest, Masked, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
 use crate::rootfs::Choice;
