@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::env::{Output, Running, TestEnv, entries, finish, finish_with, have_root, wait_until};
 
 /// Puts an ended run into the store; `changes` go over a record of a run that ended well.
-fn ended_run(env: &TestEnv, name: &str, changes: Value) {
+fn ended_run(env: &TestEnv, name: &str, changes: &Value) {
     let mut record = json!({
         "schema": 1, "name": name, "id": format!("{name}-0"), "image": "docker.io/library/app:latest", "layers": [],
         "command": ["true"], "state": "done", "rootfs": "overlay", "boot_id": "boot",
@@ -70,7 +70,9 @@ fn secrets_are_added_listed_and_deleted() {
     let table = env.run(["secrets", "list"]).text();
     assert!(table.starts_with("SECRET   CHANGED\nENV      2") && !table.contains("hunter2"), "{table}");
 
+    env.write("../root/secrets/KEY.new", "what a crash left");
     assert_eq!(env.run(["secrets", "delete", "KEY", "LINES"]).text(), "KEY\nLINES");
+    assert!(!env.root().join("secrets/KEY.new").exists());
     env.run(["secrets", "delete", "TOKEN", "TOKNE"]).refused(125, &["no secret `TOKNE`", "did you mean `TOKEN`?"]);
     assert_eq!(secret(&env, "TOKEN"), "hunter2", "a typing error deletes nothing");
 }
@@ -152,8 +154,8 @@ fn a_typed_secret_is_not_shown() {
 #[test]
 fn tags_are_set_listed_and_deleted() {
     let env = TestEnv::new();
-    ended_run(&env, "one", json!({}));
-    ended_run(&env, "two", json!({}));
+    ended_run(&env, "one", &json!({}));
+    ended_run(&env, "two", &json!({}));
     let added = env.run(["tags", "add", "best", "one"]).code(0);
     assert_eq!(added.stderr, "tag `best` names run `one`\n");
     let moved = env.run(["tags", "add", "best", "two"]).code(0);
@@ -191,7 +193,7 @@ fn many_set_one_tag_and_one_secret_at_once() {
     let env = TestEnv::new();
     let names: Vec<String> = (0..6).map(|number| format!("run-{number}")).collect();
     for name in &names {
-        ended_run(&env, name, json!({}));
+        ended_run(&env, name, &json!({}));
     }
     for _ in 0..3 {
         let mut going: Vec<Running> = names.iter().map(|name| env.spawn(["tags", "add", "best", name])).collect();
@@ -220,11 +222,11 @@ fn runs_are_pruned() {
     }
     let env = TestEnv::new();
     let now = jiff::Timestamp::now() - Duration::from_secs(3600);
-    ended_run(&env, "old", json!({}));
-    ended_run(&env, "young", json!({ "finished": now.to_string() }));
-    ended_run(&env, "tagged", json!({}));
+    ended_run(&env, "old", &json!({}));
+    ended_run(&env, "young", &json!({ "finished": now.to_string() }));
+    ended_run(&env, "tagged", &json!({}));
     env.run(["tags", "add", "best", "tagged"]).code(0);
-    ended_run(&env, "unsaved", json!({}));
+    ended_run(&env, "unsaved", &json!({}));
     fs::create_dir(env.root().join("runs/unsaved/artifacts")).unwrap();
 
     let nobody = env.run(["prune", "runs"]).code(125);
@@ -267,16 +269,17 @@ fn what_is_mounted_into_a_live_run_is_not_removed() {
         return;
     }
     let env = TestEnv::new();
-    ended_run(&env, "dep", json!({}));
+    ended_run(&env, "dep", &json!({}));
     fs::create_dir_all(env.root().join("artifacts/dep/saved")).unwrap();
     let manifest =
         json!({ "schema": 1, "run": "dep", "outcome": "done", "saved_at": "2024-05-01T12:00:00Z", "artifacts": [] });
     fs::write(env.root().join("artifacts/dep/saved/manifest.json"), manifest.to_string()).unwrap();
-    ended_run(&env, "live", json!({ "state": "running", "deps": ["dep"] }));
+    ended_run(&env, "live", &json!({ "state": "running", "deps": ["dep"] }));
     let store = Store::open(&env.root()).unwrap();
     let lock = store.run("live").unwrap().try_lock().unwrap().unwrap();
     for words in [&["rm", "dep"][..], &["artifacts", "rm", "dep"]] {
         env.run(words).refused(125, &["run `dep` is used by run `live`, which has its artifacts mounted", "hint: "]);
+        assert!(!env.root().join("active/dep").exists(), "it is no unfinished run now");
     }
     let pruned = env.run(["prune", "runs", "-f", "--verbose"]).code(0);
     assert!(pruned.stdout.is_empty() && pruned.stderr.contains("run `live` uses its artifacts"), "{pruned:?}");
