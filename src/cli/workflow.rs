@@ -16,6 +16,7 @@ use crate::words::describe;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
 use crate::workflow::overrides::Overrides;
+use crate::workflow::plan::{PROJECT_DIR, Plan};
 use crate::workflow::run::{Circumstances, Prepared, prepare, request};
 
 /// What `workflow show` says for the name of a run that has none yet.
@@ -28,8 +29,9 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     let owner = args.artifact_owner.as_deref().map(owner).transpose()?;
     // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
     let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
-    prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
+    let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
     not_yet(args)?;
+    working_dir_is_there(&plan, &project.root)?;
     let tag = args.tag.as_deref().map(str::parse).transpose()?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
@@ -98,6 +100,18 @@ fn overrides(args: &WorkflowArgs) -> Overrides {
         gpu_memory: args.gpu_memory.clone(),
         ports: args.ports.clone(),
         secrets: args.secret.clone(),
+    }
+}
+
+/// What the project lacks, the container cannot be started in.
+fn working_dir_is_there(plan: &Plan, project: &Path) -> Result<(), CliError> {
+    match plan.working_dir.strip_prefix(PROJECT_DIR) {
+        Ok(dir) if !project.join(dir).is_dir() => {
+            let (dir, project) = (dir.display(), project.display());
+            let message = format!("`working_dir`: there is no directory `{dir}` in the project `{project}`");
+            Err(CliError::Usage(format!("{message}\nhint: make it, or write an absolute path of the container")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -31,7 +31,7 @@ pub fn check_one(workflows: &Workflows, workflow: &Resolved) -> Result<(), Mista
     for Given { value, place } in &workflow.deps {
         let ResolvedDependency::Workflow(name) = value else { continue };
         if !graph.workflows.contains_key(name.as_str()) {
-            return Err(workflow.mistake(*place, "workflow", &graph.unknown(name)));
+            return Err(workflow.mistake(*place, "workflow", &graph.unknown(name, &workflow.name.value)));
         }
     }
     match graph.workflows.get(workflow.name.value.as_str()) {
@@ -67,7 +67,8 @@ impl<'a> Graph<'a> {
                 continue;
             };
             let Some(next) = self.workflows.get(at.value) else {
-                return Err(workflow.mistake(at.span, Problem::bad_value("workflow", &self.unknown(at.value))));
+                return Err(workflow
+                    .mistake(at.span, Problem::bad_value("workflow", &self.unknown(at.value, &workflow.name.value))));
             };
             match done.get(at.value) {
                 Some(true) => {}
@@ -85,8 +86,9 @@ impl<'a> Graph<'a> {
         Ok(())
     }
 
-    fn unknown(&self, name: &str) -> String {
-        let hint = match nearest(name, self.workflows.keys().copied()) {
+    /// What is told of `name`, which `whose` needs.
+    fn unknown(&self, name: &str, whose: &str) -> String {
+        let hint = match nearest(name, self.workflows.keys().copied().filter(|known| *known != whose)) {
             Some(known) => format!("did you mean `{known}`?"),
             None => "`dockless workflow list` shows them".to_owned(),
         };

@@ -780,6 +780,7 @@ workflows:
             ("env: [\"=x\"]", "3:11", "the name of the variable `` is empty"),
             ("env: [\"A B=x\"]", "3:11", "the name of the variable `A B` holds white space"),
             ("env: {A=B: x}", "3:11", "cannot hold `=`"),
+            ("env: {'${{ env.X }}': x}", "3:11", "hint: make `env` a list"),
             ("env: {A B: x}", "3:11", "the name of the variable `A B` holds white space"),
             ("env: {A: 1, A: 2}", "3:17", "key `A` stands twice in `env`"),
             ("env: {A: [1]}", "3:14", "`A` must be a string, found a list"),

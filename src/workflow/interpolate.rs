@@ -734,7 +734,6 @@ mod tests {
             ),
             ("ports: ['${{ env.X }}']", "3:13", "`x` is not a port"),
             ("env: ['${{ env.TRICKY }}=1']", "3:11", "holds white space"),
-            ("env: {'${{ env.X }}': 1}", "3:11", "the name of a variable is not interpolated here"),
             ("commands: ['${{ secrets.NONE }}']", "3:17", "there is no secret `NONE`\n"),
             ("commands: ['${{ secrets.NONE }}']", "3:17", "hint: add it with `dockless secrets add NONE`"),
             ("commands: ['${{ secrets.BROKEN }}']", "3:17", "the secrets cannot be read"),

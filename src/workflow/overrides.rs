@@ -279,7 +279,10 @@ workflows:
             (with(|o| o.working_dir = some("../x")), "`--workdir` is wrong: `../x` contains `..`"),
             (with(|o| o.working_dir = some("")), "`--workdir` is wrong: `` is empty"),
             (with(|o| o.cpu = some("0")), "`--cpu` is wrong: `0` is not a number of cores"),
-            (with(|o| o.memory = some("1kb")), "`--memory` is wrong: memory limit is 1000 B, the least is 6 MiB"),
+            (
+                with(|o| o.memory = some("1kb")),
+                "`--memory` is wrong: 1000 B is too little to start with, the least is 6 MiB",
+            ),
             (with(|o| o.memory = some("0")), "hint: leave the flag away for no limit"),
             (with(|o| o.shm_size = some("big")), "`--shm-size` is wrong: size `big` is malformed"),
             (with(|o| o.gpu = some("all")), "`--gpu` is wrong: `all` is not a number of GPUs"),

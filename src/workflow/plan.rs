@@ -333,6 +333,10 @@ impl Check<'_> {
 
     fn memory(&self) -> Result<Option<ByteSize>, Mistake> {
         let Some(Given { value, place }) = &self.workflow.memory else { return Ok(None) };
+        if *value < MemoryLimit::LEAST {
+            let reason = format!("{value} is too little to start with, the least is {}", MemoryLimit::LEAST);
+            return Err(self.workflow.mistake(*place, "memory", &reason));
+        }
         MemoryLimit::new(*value)
             .map(|limit| Some(limit.size()))
             .map_err(|error| self.workflow.mistake(*place, "memory", &error))

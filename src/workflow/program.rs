@@ -87,6 +87,13 @@ fn command(text: Filled) -> Command {
     Command { text, is_script: false }
 }
 
+/// The command that a `file` stands for, with secrets masked; none with `commands`.
+pub(super) fn file_command(workflow: &Resolved) -> Option<String> {
+    let file = workflow.file.as_ref().filter(|_| workflow.commands.is_none())?;
+    let command = run_file(workflow, &interpreter(workflow).ok()?, file).ok()?;
+    Some(command.masked().to_owned())
+}
+
 /// `python FILE ARGS`.
 fn run_file(workflow: &Resolved, python: &str, file: &Given<Filled>) -> Result<Filled, Mistake> {
     let args = shlex::try_join(workflow.args.iter().map(String::as_str))

@@ -6,7 +6,7 @@
 //! | key | form |
 //! |---|---|
 //! | `name`, `provider`, `image`, `file`, `requirements`, `version` | string; the image in full |
-//! | `entrypoint`, `before_run`, `commands`, `cache` | list of strings |
+//! | `entrypoint`, `before_run`, `commands`, `cache` | list of strings; `commands` also for a `file` that is run |
 //! | `env` | mapping; `null` for a variable that is the caller's, `****` for a secret; in the order in which later wins |
 //! | `working_dir`, `home_dir` | absolute path in the container |
 //! | `artifacts` | list of `{path, mount}` |
@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use super::interpolate::{Command, Filled, Given, MASK, Resolved, ResolvedDependency};
 use super::plan::Plan;
+use super::program::file_command;
 use crate::image::ByteSize;
 
 /// See the module.
@@ -140,7 +141,7 @@ impl Shown {
             entrypoint: entrypoint.map(|words| words.iter().map(|word| word.masked().to_owned()).collect()),
             before_run: texts(workflow.before_run.as_ref()),
             requirements: masked(&workflow.requirements),
-            commands: texts(workflow.commands.as_ref()),
+            commands: file_command(workflow).map_or_else(|| texts(workflow.commands.as_ref()), |command| vec![command]),
             file: masked(&workflow.file),
             version: workflow.version.as_ref().map(|given| given.value.clone()),
             env: env(plan),

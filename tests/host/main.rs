@@ -14,6 +14,7 @@ mod kept;
 mod layers;
 mod limits;
 mod mounts;
+mod needs;
 mod options;
 mod pull;
 mod registry_service;
@@ -22,3 +23,4 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflow;
+mod workflow_keys;

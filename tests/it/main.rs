@@ -10,3 +10,4 @@ mod pull;
 mod support;
 mod table;
 mod tidy;
+mod workflow;
