@@ -71,4 +71,24 @@ mod tests {
     fn terminals_are_not_driven() {
         assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
     }
+
+    #[test]
+    fn nearest_is_a_slip_and_not_any_word() {
+        let known = ["image", "commands", "env", "resources", "gpu", "cpu"];
+        for (word, expected) in [
+            ("imagee", Some("image")),
+            ("imgae", Some("image")),
+            ("Image", Some("image")),
+            ("command", Some("commands")),
+            ("resource", Some("resources")),
+            ("envs", Some("env")),
+            ("gpus", Some("gpu")),
+            ("volume", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, known.into_iter()), expected, "{word}");
+        }
+        assert_eq!(nearest(&"i".repeat(1 << 20), known.into_iter()), None);
+    }
 }

@@ -98,9 +98,7 @@ fn agreed<T>(found: &[Candidate<T>], name: impl Fn(&T) -> String, all: &str) -> 
             "{all} would be removed, and there is nobody to ask\nhint: `--force` removes without asking, `--dry-run` shows what"
         )));
     }
-    let mut question = String::new();
-    for Candidate { item, bytes } in found {
-        question.push_str(&format!("  {} ({})\n", name(item), ByteSize(*bytes)));
-    }
-    confirm(&format!("{question}remove {all}?"))
+    let line = |it: &Candidate<T>| format!("  {} ({})", name(&it.item), ByteSize(it.bytes));
+    let lines: Vec<String> = found.iter().map(line).collect();
+    confirm(&format!("{}\nremove {all}?", lines.join("\n")))
 }

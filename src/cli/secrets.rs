@@ -1,7 +1,7 @@
 //! `secrets add`, `list` and `delete`. No value is ever printed, nor taken from where others see it.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 
 use serde::Serialize;
 
@@ -68,7 +68,8 @@ fn value(args: &SecretsAddArgs, name: &SecretName) -> Result<Vec<u8>, CliError> 
         let unset = || CliError::Usage(format!("the variable `{}` is not set, or is no text", key.escape_debug()));
         return Ok(variable(key).ok_or_else(unset)?.into_bytes());
     }
-    if somebody_is_there() {
+    // Also where nobody sees the question: what is typed at a terminal is not to be shown.
+    if io::stdin().is_terminal() {
         return hidden_line(&format!("value of `{name}` (not shown): "));
     }
     let read = |source| CliError::Process("read standard input", source);

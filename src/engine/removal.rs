@@ -86,16 +86,13 @@ pub fn remove_run(store: &Store, run: &RunDir, on_wait: impl FnMut(Option<u32>))
 /// As [`remove_run`], and [`ArtifactError::NoArtifacts`] when there are none.
 pub fn remove_artifacts(store: &Store, run: &RunName, on_wait: impl FnMut(Option<u32>)) -> Result<u64, RemovalError> {
     let _inputs = store.change_inputs(on_wait)?;
-    // The lock of a run that is gone is made for a moment: its name must not be taken meanwhile.
     let dir = RunDir::at(store.root().join("runs").join(run.as_str()));
-    let lock = lock(&dir, run)?;
-    check_unused(run, &store.used()?)?;
-    let artifacts = ArtifactStore::new(store.artifacts());
-    let bytes = usage_of_artifacts(store, run);
-    let removed = artifacts.remove(run)?;
-    drop(lock);
-    dir.finish()?;
-    if removed { Ok(bytes) } else { Err(ArtifactError::NoArtifacts { run: run.clone() }.into()) }
+    let removed = while_locked(store, &dir, run, || {
+        check_unused(run, &store.used()?)?;
+        let bytes = usage_of_artifacts(store, run);
+        Ok(ArtifactStore::new(store.artifacts()).remove(run)?.then_some(bytes))
+    })?;
+    removed.ok_or_else(|| ArtifactError::NoArtifacts { run: run.clone() }.into())
 }
 
 /// Saves what could not be saved when the run ended, and removes what the run needs no more.
@@ -104,24 +101,23 @@ pub fn remove_artifacts(store: &Store, run: &RunName, on_wait: impl FnMut(Option
 /// [`RemovalError::NothingUnsaved`]; whatever kept it from being saved the first time.
 pub fn save_again(store: &Store, run: &RunDir, owner: Option<Owner>, now: Timestamp) -> Result<Saved, RemovalError> {
     let record = run.record()?;
-    let _lock = lock(run, &record.name)?;
-    if !run.has_unsaved_artifacts() {
-        run.finish()?;
-        return Err(RemovalError::NothingUnsaved { run: record.name });
-    }
-    let artifacts = ArtifactStore::new(store.artifacts());
-    let prepared = artifacts.prepared(&record.name, run.path())?;
-    let saved = artifacts.save(&SaveRequest {
-        run: &record.name,
-        run_dir: run.path(),
-        prepared: &prepared,
-        outcome: outcome(&record),
-        owner,
-        saved_at: now,
-    })?;
-    run.tidy(record.keep)?;
-    run.finish()?;
-    Ok(saved)
+    while_locked(store, run, &record.name, || {
+        if !run.has_unsaved_artifacts() {
+            return Err(RemovalError::NothingUnsaved { run: record.name.clone() });
+        }
+        let artifacts = ArtifactStore::new(store.artifacts());
+        let prepared = artifacts.prepared(&record.name, run.path())?;
+        let saved = artifacts.save(&SaveRequest {
+            run: &record.name,
+            run_dir: run.path(),
+            prepared: &prepared,
+            outcome: outcome(&record),
+            owner,
+            saved_at: now,
+        })?;
+        run.tidy(record.keep)?;
+        Ok(saved)
+    })
 }
 
 /// What the record says of how the run ended, as far as its artifacts are concerned.
@@ -225,16 +221,30 @@ fn tagged(store: &Store) -> Result<BTreeMap<RunName, TagName>, StoreError> {
 /// The caller has the right to change inputs.
 fn remove_unused(store: &Store, run: &RunDir, _inputs: &Lock) -> Result<u64, RemovalError> {
     let name = run.name().map_err(|_| StoreError::NoRun { name: run.path().display().to_string() })?;
-    // Held until the directory is gone, so that nobody takes the name meanwhile.
-    let _lock = lock(run, &name)?;
-    check_unused(&name, &store.used()?)?;
-    let bytes = usage_of_artifacts(store, &name);
-    ArtifactStore::new(store.artifacts()).remove(&name)?;
-    Ok(bytes + store.remove_run(run)?)
+    while_locked(store, run, &name, || {
+        check_unused(&name, &store.used()?)?;
+        let bytes = usage_of_artifacts(store, &name);
+        ArtifactStore::new(store.artifacts()).remove(&name)?;
+        Ok(bytes + store.remove_run(run)?)
+    })
 }
 
-fn lock(run: &RunDir, name: &RunName) -> Result<Lock, StoreError> {
-    run.try_lock()?.ok_or_else(|| StoreError::RunActive { name: name.to_string() })
+/// Holds the lock of an ended run meanwhile, so that nobody takes its name or does the same. Its mark of being unfinished,
+/// which the lock is, goes again unless it was there before.
+fn while_locked<T>(
+    store: &Store,
+    run: &RunDir,
+    name: &RunName,
+    act: impl FnOnce() -> Result<T, RemovalError>,
+) -> Result<T, RemovalError> {
+    let was_unfinished = store.unfinished_runs()?.iter().any(|unfinished| unfinished.path() == run.path());
+    let lock = run.try_lock()?.ok_or_else(|| StoreError::RunActive { name: name.to_string() })?;
+    let done = act();
+    if !was_unfinished {
+        run.finish()?;
+    }
+    drop(lock);
+    done
 }
 
 fn check_unused(run: &RunName, used: &Used) -> Result<(), StoreError> {

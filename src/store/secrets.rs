@@ -194,6 +194,8 @@ impl Secrets {
     pub fn delete(&self, name: &SecretName) -> Result<(), StoreError> {
         let _lock = self.lock()?;
         let path = self.path(name);
+        // What a crash has left of it (`write_atomic`) is to be forgotten too.
+        drop(fs::remove_file(self.dir.join(format!("{name}.new"))));
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Err(self.missing(name)),
             removed => removed.map_err(|source| StoreError::Write { path, source }),

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::fields::nearest;
 use super::file::{Dependency, Workflow};
 use super::find::Workflows;
 use super::interpolate::{Given, Resolved, ResolvedDependency};
 use super::mistake::{Mistake, Problem, shown};
 use super::source::{At, Text};
+use crate::words::nearest;
 
 /// Longest circle that is shown in full.
 const MAX_SHOWN: usize = 20;

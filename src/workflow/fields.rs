@@ -5,6 +5,7 @@ use std::fmt;
 use super::mistake::{Mistake, Problem, shown};
 use super::source::{At, Source, Span, Text};
 use super::yaml::{Node, Scalar, Value};
+use crate::words::nearest;
 
 /// The keys of one kind of mapping.
 pub(super) struct Keys {
@@ -276,44 +277,5 @@ impl Keys {
             (None, None) => format!("the keys of {} are `{}`", self.context, self.known.join("`, `")),
         };
         Problem::UnknownKey { key: shown(key), context: self.context, hint }
-    }
-}
-
-/// The candidate that `word` was most likely meant to be, if one is near enough for that.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase();
-    // A longer word would cost time and is nobody's slip of the finger.
-    if word.len() > 100 {
-        return None;
-    }
-    candidates
-        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_ascii_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nearest_is_a_slip_and_not_any_word() {
-        let known = ["image", "commands", "env", "resources", "gpu", "cpu"];
-        for (word, expected) in [
-            ("imagee", Some("image")),
-            ("imgae", Some("image")),
-            ("Image", Some("image")),
-            ("command", Some("commands")),
-            ("resource", Some("resources")),
-            ("envs", Some("env")),
-            ("gpus", Some("gpu")),
-            ("volume", None),
-            ("x", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(word, known.into_iter()), expected, "{word}");
-        }
-        assert_eq!(nearest(&"i".repeat(1 << 20), known.into_iter()), None);
     }
 }

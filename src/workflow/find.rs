@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::fields::nearest;
 use super::file::{self, Workflow, WorkflowFile};
 use super::mistake::{Mistake, shown};
+use crate::words::nearest;
 
 /// Largest workflow file; 10,000 workflows fit.
 pub const MAX_FILE_BYTES: u64 = 4 << 20;

@@ -21,11 +21,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::fields::nearest;
 use super::file::{self, Artifact, Dependency, Entrypoint, EnvEntry, Gpu, Port, RegistryAuth, Resources, Workflow};
 use super::mistake::{Mistake, Problem, shown};
 use super::source::{At, Source, Span, Text};
 use crate::image::{ByteSize, Reference};
+use crate::words::nearest;
 
 /// What stands for a secret wherever its value must not.
 pub const MASK: &str = "****";

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::fields::nearest;
 use super::file::Port;
 use super::interpolate::{Filled, Given, Place, Resolved, ResolvedDependency, ResolvedGpu, UsedSecret};
 use super::mistake::{Mistake, Problem, shown};
@@ -11,6 +10,7 @@ use super::program::{self, Program};
 use crate::artifact::{ArtifactPath, Declared, overlap};
 use crate::image::{ByteSize, Reference};
 use crate::spec::{Cpus, MemoryLimit};
+use crate::words::nearest;
 
 pub use crate::engine::STEP_FILE;
 

@@ -11,6 +11,7 @@ mod exit;
 mod images;
 mod isolation;
 mod judges;
+mod kept;
 mod layers;
 mod limits;
 mod mounts;

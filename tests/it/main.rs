@@ -3,6 +3,7 @@
 
 mod cli;
 mod json;
+mod kept;
 mod logs;
 mod pull;
 mod schema;
