@@ -5,3 +5,4 @@ pub(crate) mod env;
 mod http;
 pub(crate) mod image;
 pub(crate) mod registry;
+pub(crate) mod s3;
