@@ -99,7 +99,7 @@ impl Line {
                 if shared.is_cut.load(Ordering::SeqCst) {
                     continue;
                 }
-                relay(client, upstream, &shared);
+                relay(&client, &upstream, &shared);
             }
         });
         Self { address, state }
@@ -112,6 +112,18 @@ impl Line {
     /// Bytes that went to the server so far.
     pub(crate) fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
+    }
+
+    /// Waits until nothing travels any more that was on its way; then as [`Line::sent`].
+    pub(crate) fn quiet(&self) -> u64 {
+        let mut sent = self.sent();
+        loop {
+            sleep(Duration::from_millis(300));
+            if sent == self.sent() {
+                return sent;
+            }
+            sent = self.sent();
+        }
     }
 
     /// Cuts it once that many more bytes went through.
@@ -137,7 +149,7 @@ impl Drop for Line {
     }
 }
 
-fn relay(client: TcpStream, upstream: TcpStream, state: &Arc<State>) {
+fn relay(client: &TcpStream, upstream: &TcpStream, state: &Arc<State>) {
     let pair = || (client.try_clone().expect("a socket"), upstream.try_clone().expect("a socket"));
     let (mut from, mut to) = pair();
     let state = Arc::clone(state);
