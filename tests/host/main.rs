@@ -20,6 +20,7 @@ mod options;
 mod pull;
 mod registry_service;
 mod runs;
+mod s3;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;

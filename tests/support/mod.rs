@@ -6,3 +6,4 @@ pub(crate) mod examples;
 mod http;
 pub(crate) mod image;
 pub(crate) mod registry;
+pub(crate) mod s3;

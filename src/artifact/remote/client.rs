@@ -181,6 +181,13 @@ impl Client {
         self.persist("list", prefix, list).await
     }
 
+    /// Whether anything begins with `prefix` and a slash. A missing bucket shows here with every server.
+    pub(super) async fn has_any(&self, prefix: &str) -> Result<bool, RemoteError> {
+        let path = self.path(prefix)?;
+        let look = || async { self.store.list(Some(&path)).next().await.transpose().map(|first| first.is_some()) };
+        self.persist("look into", prefix, look).await
+    }
+
     /// The names of what stands directly below `prefix` and has something below itself.
     pub(super) async fn directories(&self, prefix: &str) -> Result<Vec<String>, RemoteError> {
         let path = self.path(prefix)?;

@@ -49,12 +49,11 @@ pub(super) async fn fetch(
     let mut others = Vec::new();
     let mut files = Vec::new();
     for (path, entry) in of_kind(wanted, EntryKind::File) {
-        match firsts.get(entry.object()) {
-            Some(first) => others.push((*first, path)),
-            None => {
-                firsts.insert(entry.object(), path);
-                files.push((path, entry));
-            }
+        if let Some(first) = firsts.get(entry.object()) {
+            others.push((*first, path));
+        } else {
+            firsts.insert(entry.object(), path);
+            files.push((path, entry));
         }
     }
     let fetching = files.into_iter().map(|(path, entry)| fetch_file(client, run_key, &top, (path, entry), check));

@@ -5,7 +5,7 @@
 //! there, and only then goes what nobody names any more.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -99,7 +99,12 @@ pub(super) async fn claim(
 ) -> Result<bool, ArtifactError> {
     let run_key = client.url().key(run.as_str());
     let taken = || RemoteError::Taken { run: run.clone(), store: client.url().to_string() };
-    if let Some(saved) = read_manifest(client, &format!("{run_key}/{FINAL}")).await? {
+    let saved = if client.has_any(&run_key).await? {
+        read_manifest(client, &format!("{run_key}/{FINAL}")).await?
+    } else {
+        None
+    };
+    if let Some(saved) = saved {
         return if saved.run_id == run_id { Ok(false) } else { Err(taken().into()) };
     }
     let manifest = Manifest::unfinished(run, declared);
@@ -204,7 +209,8 @@ impl Session {
         }
         let scan = self.scan(Moment::End, finish.owner).await?;
         self.send_changed(&self.transfer.clone(), &scan, |_, _| true).await?;
-        for (path, multipart) in self.transfer.journal().begun() {
+        let begun = self.transfer.journal().begun();
+        for (path, multipart) in begun {
             self.transfer.abort(&path, &multipart).await?;
         }
         let entries = self.entries(&scan);
@@ -292,7 +298,7 @@ impl Session {
 
     async fn publish_unfinished(&mut self, scan: &Scan) -> Result<(), ArtifactError> {
         let entries = self.entries(scan);
-        let (_, index) = self.index(&entries)?;
+        let (_, index) = Self::index(&entries)?;
         if self.published.as_ref() == Some(&index) {
             return Ok(());
         }
@@ -305,13 +311,12 @@ impl Session {
         Ok(())
     }
 
-    fn index(&self, entries: &[Entry]) -> Result<(Vec<u8>, IndexRef), ArtifactError> {
-        let path = || Path::new("index.jsonl").to_owned();
-        write_index(entries.iter()).map_err(|source| ArtifactError::Json { path: path(), source })
+    fn index(entries: &[Entry]) -> Result<(Vec<u8>, IndexRef), ArtifactError> {
+        write_index(entries.iter()).map_err(|source| ArtifactError::Json { path: PathBuf::from("index.jsonl"), source })
     }
 
     async fn put_index(&self, entries: &[Entry]) -> Result<IndexRef, ArtifactError> {
-        let (bytes, index) = self.index(entries)?;
+        let (bytes, index) = Self::index(entries)?;
         self.client.put(&format!("{}/{}", self.run_key, index.key()), PutPayload::from(bytes)).await?;
         Ok(index)
     }

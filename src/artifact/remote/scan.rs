@@ -26,14 +26,14 @@ const TICK: Duration = Duration::from_millis(100);
 #[serde(deny_unknown_fields)]
 pub(super) struct Stamp {
     size: u64,
-    mtime: (i64, u64),
-    ctime: (i64, u64),
+    mtime: (i64, i64),
+    ctime: (i64, i64),
     inode: u64,
 }
 
 impl Stamp {
     pub(super) fn of(stat: &Stat) -> Self {
-        let nanoseconds = |value| u64::try_from(value).unwrap_or_default();
+        let nanoseconds = |value| i64::try_from(value).unwrap_or_default();
         Self {
             size: u64::try_from(stat.st_size).unwrap_or_default(),
             mtime: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
@@ -48,8 +48,9 @@ impl Stamp {
 
     /// Whether the next change will show.
     pub(super) fn is_settled(&self) -> bool {
-        let changed = u64::try_from(self.ctime.0).unwrap_or_default();
-        let changed = UNIX_EPOCH + Duration::from_secs(changed) + Duration::from_nanos(self.ctime.1);
+        let unsigned = |value: i64| u64::try_from(value).unwrap_or_default();
+        let changed =
+            UNIX_EPOCH + Duration::from_secs(unsigned(self.ctime.0)) + Duration::from_nanos(unsigned(self.ctime.1));
         SystemTime::now().duration_since(changed).map_or_else(|early| early.duration() > TICK, |age| age > TICK)
     }
 }
@@ -228,7 +229,7 @@ impl Scanner<'_> {
             target: None,
         };
         let found = Found { entry, stamp: Stamp::of(stat), artifact: self.artifact, path: path.to_owned(), same_as };
-        self.found.entry(name).insert_entry(found).into_mut()
+        self.found.entry(name).or_insert(found)
     }
 
     /// Attributes are not kept; that is told, once the run has ended.
