@@ -11,6 +11,8 @@ use super::run::{nonce, now, pull_policy, reserve};
 use crate::engine::HostCheck;
 use crate::image::Platform;
 use crate::spec::MAX_ID;
+use crate::store::{SecretName, SecretNameError, Secrets};
+use crate::words::describe;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
 use crate::workflow::overrides::Overrides;
@@ -32,7 +34,8 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     working_dir_is_there(&plan, &project.root)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
-    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|_| Ok(None))?;
+    let secrets = engine.store().secrets();
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|name| secret(&secrets, name))?;
     let circumstances = Circumstances {
         reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
@@ -81,6 +84,12 @@ fn prepared(
 ) -> Result<Prepared, CliError> {
     let values = Values { run_name, args: &args.args, env: &variable, secret };
     Ok(prepare(workflows, &args.workflow, &overrides(args), &values)?)
+}
+
+/// The value of a secret, or why there is none.
+fn secret(secrets: &Secrets, name: &str) -> Result<Option<String>, String> {
+    let name: SecretName = name.parse().map_err(|error: SecretNameError| error.to_string())?;
+    secrets.get(&name).map(|value| Some(value.expose().to_owned())).map_err(|error| describe(&error))
 }
 
 fn overrides(args: &WorkflowArgs) -> Overrides {

@@ -300,7 +300,7 @@ workflows:
             assert_eq!(serde_json::from_str::<Shown>(&json).unwrap(), shown);
             let yaml = serde_yaml::to_string(&shown).unwrap();
             assert!(!yaml.contains("hunter2"), "{yaml}");
-            let indented: String = yaml.lines().map(|line| format!("    {line}\n")).collect();
+            let indented = yaml.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
             let item = indented.replacen("    ", "  - ", 1);
             let other = "  - {name: other, image: i}\n";
             let file = format!("workflows:\n{item}{}", other.replace("other", if name == "a" { "b" } else { "a" }));

@@ -262,8 +262,20 @@ fn supervisor_of(env: &TestEnv, name: &str) -> Pid {
 fn the_record_tells_limits_use_and_spec() {
     let Some(env) = app() else { return };
     let name = env.name();
-    env.run(["run", "--name", &name, "--cpus", "0.5", "--memory", "64m", "app", "sh", "-c", "i=0; while test $i -lt 20000; do i=$((i+1)); done"])
-        .code(0);
+    env.run([
+        "run",
+        "--name",
+        &name,
+        "--cpus",
+        "0.5",
+        "--memory",
+        "64m",
+        "app",
+        "sh",
+        "-c",
+        "i=0; while test $i -lt 20000; do i=$((i+1)); done",
+    ])
+    .code(0);
     let record = env.record(&name);
     assert_eq!(record["limits"]["cpus"], 0.5);
     assert_eq!(record["limits"]["memory"], 64 << 20);

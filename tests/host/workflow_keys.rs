@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::base::{app, app_with};
-use crate::support::env::{Output, TestEnv, finish};
+use crate::support::env::{Output, TestEnv, finish, finish_with};
 use crate::support::image::ImageBuilder;
 
 /// Writes one workflow `w` with these lines and the image `app`.
@@ -252,5 +252,45 @@ fn a_run_of_an_image_keeps_artifacts_as_well() {
     ] {
         env.run([&["run"], flags, &["app", "true"]].concat()).refused(125, words);
     }
+    env.assert_clean();
+}
+
+/// A secret reaches the workload in each way, and nobody else.
+#[test]
+fn secrets_reach_the_workload_and_nothing_else() {
+    let Some(env) = app_with(|image| image.env("TOKEN", "image")) else { return };
+    let value = "hunter2-and-more";
+    finish_with(&mut env.command(["secrets", "add", "TOKEN"]), value.as_bytes()).code(0);
+    write(
+        &env,
+        "env: ['FROM_FILE=x-${{ secrets.TOKEN }}', OVER=file]\nentrypoint: [/bin/sh, -c]\n\
+         commands:\n  - test \"$FROM_FILE\" = x-hunter2-\"and-more\"\n  - printf %s '${{ secrets.TOKEN }}' | md5sum\n\
+         \x20 - echo said $TOKEN $OVER\n  - test a = ${{ secrets.TOKEN }} || exit 3",
+    );
+    let name = env.name();
+    let flags = ["--secret", "TOKEN", "-e", "OVER=flag"];
+    let output = env.run([&["workflow", "run", "w", "--name", &name][..], &flags].concat()).code(3);
+    let md5 = crate::support::env::tool("sh", ["-c", &format!("printf %s {value} | md5sum")]);
+    let mut lines = output.stdout.lines();
+    assert_eq!(lines.next(), Some(md5.as_str()), "{output:?}");
+    let said = lines.next().unwrap();
+    assert!(said.starts_with("said ") && said.ends_with(" flag") && !said.contains("image"), "{said}");
+    assert!(output.stderr.contains("command 4 of 4, `test a = **** || exit 3`"), "{}", output.stderr);
+    // `--secret` stands below the workflow's own variables, and those below `--env`.
+    write(&env, "env: [TOKEN=file]\ncommands: [echo $TOKEN]");
+    assert_eq!(run(&env, &["--secret", "TOKEN"]).text(), "file");
+    for words in [&["inspect", &name][..], &["logs", &name], &["ps", "-a", "--format", "json"]] {
+        let shown = env.run(words).code(0);
+        assert!(!shown.stdout.contains(value) && !shown.stderr.contains(value), "{words:?}: {shown:?}");
+    }
+    assert!(!format!("{output:?}").contains(value), "{output:?}");
+    let dir = env.root().join("runs").join(&name);
+    for entry in crate::support::env::entries(&dir).into_iter().filter(|path| path.is_file()) {
+        let content = fs::read(&entry).unwrap();
+        let found = content.windows(value.len()).any(|window| window == value.as_bytes());
+        assert!(!found, "the secret stands in {}", entry.display());
+    }
+    write(&env, "commands: ['echo ${{ secrets.TOKE }}']");
+    run(&env, &[]).refused(125, &["workflows.yaml:4:22", "`TOKE`", "`TOKEN`"]);
     env.assert_clean();
 }
