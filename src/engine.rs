@@ -27,6 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use self::admit::{Admitted, admit};
 pub use self::images::ReadyImage;
+use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
 use self::resources::{AskedGpus, Unmet};
 use crate::artifact::{ArtifactError, Declared};
@@ -35,7 +36,7 @@ use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError};
+use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
 use crate::supervisor::protocol::Event;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
@@ -43,6 +44,9 @@ use crate::sys::Lock;
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
 pub const STEP_FILE: &str = "/run/dockless/step";
+
+/// Where the project directory of a workflow is in the container.
+pub const PROJECT_DIR: &str = "/workflow";
 
 /// When an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,18 +101,36 @@ pub struct RunRequest {
     pub interruptible: bool,
     /// Ports that the workload listens on.
     pub ports: Vec<Port>,
+    /// What it reads and writes of earlier runs.
+    pub inputs: InputsWanted,
     /// GPUs that it needs.
     pub gpus: Option<AskedGpus>,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
     /// The tag it gets if it ends well.
-    pub tag: Option<String>,
+    pub tag: Option<TagName>,
     /// How its supervisor goes about it.
     pub conduct: Conduct,
     /// The time now (RFC 3339, UTC).
     pub created: String,
     /// Any number; tells runs of one name apart.
     pub nonce: u32,
+}
+
+impl RunRequest {
+    /// Where the project is in the container.
+    fn project_place(&self) -> Option<&Path> {
+        self.origin.project.is_some().then_some(Path::new(PROJECT_DIR))
+    }
+}
+
+/// Artifacts of earlier runs, and caches.
+#[derive(Debug, Clone, Default)]
+pub struct InputsWanted {
+    /// Whose artifacts.
+    pub deps: Vec<DepRequest>,
+    /// The directories in the container that are kept from run to run.
+    pub caches: Vec<PathBuf>,
 }
 
 /// Whether a run's limits are also what the machine must have, beside what other runs hold.
@@ -191,6 +213,9 @@ pub enum EngineError {
     /// The machine cannot give what was asked for.
     #[error(transparent)]
     Unmet(#[from] Unmet),
+    /// An earlier run does not give what is wanted of it.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -276,11 +301,12 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
-        let Admitted { record, warnings } = admit(&self.store, &mut request)?;
+        let Admitted { record, warnings, mounts } = admit(&self.store, &mut request)?;
+        request.options.mounts.extend(mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
         let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
-        let prepared = prepare::run(&self.store, &self.settings.state, request, record, &image)?;
+        let prepared = prepare::run(&self.store, &self.settings.state, request, record, &mounts, &image)?;
         let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
         prepared.reservation.keep();
         let warnings = [warnings, prepared.warnings].concat();

@@ -12,7 +12,7 @@ use super::exit::CliError;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::print_json;
-use crate::engine::{Conduct, HostCheck, ImageRequest, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -39,6 +39,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         interruptible: false,
         ports: Vec::new(),
         gpus: None,
+        inputs: InputsWanted::default(),
         host_check: HostCheck::None,
         tag: None,
         conduct: Conduct::default(),

@@ -11,7 +11,7 @@ use super::run::{nonce, now, pull_policy, reserve};
 use crate::engine::HostCheck;
 use crate::image::Platform;
 use crate::spec::MAX_ID;
-use crate::store::{SecretName, SecretNameError, Secrets};
+use crate::store::{SecretName, SecretNameError, Store};
 use crate::words::describe;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
@@ -30,12 +30,13 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
     let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
     let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
-    not_yet(args, &plan)?;
+    not_yet(args)?;
     working_dir_is_there(&plan, &project.root)?;
+    let tag = args.tag.as_deref().map(str::parse).transpose()?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
-    let secrets = engine.store().secrets();
-    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &|name| secret(&secrets, name))?;
+    let secret = |name: &str| secret(engine.store(), name);
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &secret)?;
     let circumstances = Circumstances {
         reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
@@ -46,7 +47,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_owner: owner.or_else(caller),
         detached: args.detach,
-        tag: args.tag.clone(),
+        tag,
         grace: args.grace.duration(),
         created: now(),
         nonce: nonce(),
@@ -86,12 +87,6 @@ fn prepared(
     Ok(prepare(workflows, &args.workflow, &overrides(args), &values)?)
 }
 
-/// The value of a secret, or why there is none.
-fn secret(secrets: &Secrets, name: &str) -> Result<Option<String>, String> {
-    let name: SecretName = name.parse().map_err(|error: SecretNameError| error.to_string())?;
-    secrets.get(&name).map(|value| Some(value.expose().to_owned())).map_err(|error| describe(&error))
-}
-
 fn overrides(args: &WorkflowArgs) -> Overrides {
     Overrides {
         env: args.env.clone(),
@@ -121,18 +116,17 @@ fn working_dir_is_there(plan: &Plan, project: &Path) -> Result<(), CliError> {
 }
 
 /// Refuses what is planned and not carried out yet, rather than leave it out in silence.
-fn not_yet(args: &WorkflowRunArgs, plan: &Plan) -> Result<(), CliError> {
-    let parts = [
-        (plan.gpus.is_some(), "`gpu`"),
-        (!plan.deps.is_empty(), "`deps`"),
-        (!plan.cache.is_empty(), "`cache`"),
-        (args.tag.is_some(), "`--tag`"),
-        (args.store.artifact_store.is_some(), "`--artifact-store`"),
-    ];
-    match parts.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(CliError::Usage(format!("{what} is not supported yet"))),
+fn not_yet(args: &WorkflowRunArgs) -> Result<(), CliError> {
+    match args.store.artifact_store {
+        Some(_) => Err(CliError::Usage("`--artifact-store` is not supported yet".to_owned())),
         None => Ok(()),
     }
+}
+
+/// The value of a secret, or why there is none.
+fn secret(store: &Store, name: &str) -> Result<Option<String>, String> {
+    let name: SecretName = name.parse().map_err(|error: SecretNameError| error.to_string())?;
+    store.secrets().get(&name).map(|value| Some(value.expose().to_owned())).map_err(|error| describe(&error))
 }
 
 /// Reads `--artifact-owner`: `UID`, which is the group's number too, or `UID:GID`.

@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::admit::InputMount;
+use super::inputs::hidden;
 use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE};
 use crate::artifact::ArtifactStore;
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
-use crate::store::{Limits, Reservation, RunDir, RunRecord, RunState, Store};
+use crate::store::{Limits, Reservation, RunDir, RunName, RunRecord, RunState, Store};
 use crate::supervisor::protocol::{Request, Volume};
 
 /// A run that only has to be started.
@@ -29,7 +31,7 @@ struct Words {
 }
 
 /// Writes the first record of a run, so that others see it from now on.
-pub(super) fn submit(request: &RunRequest) -> Result<RunRecord, EngineError> {
+pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<String>) -> Result<RunRecord, EngineError> {
     let name = request.reservation.name();
     let Origin { workflow, project, resolved } = &request.origin;
     let options = &request.options;
@@ -53,9 +55,9 @@ pub(super) fn submit(request: &RunRequest) -> Result<RunRecord, EngineError> {
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
         artifact_store: None,
-        deps: Vec::new(),
-        caches: Vec::new(),
-        tag: request.tag.clone(),
+        deps,
+        caches,
+        tag: request.tag.as_ref().map(ToString::to_string),
         state: RunState::Submitted,
         rootfs: String::new(),
         boot_id: boot_id()?,
@@ -84,11 +86,13 @@ pub(super) fn run(
     state: &Path,
     request: RunRequest,
     record: RunRecord,
+    inputs: &[InputMount],
     image: &ReadyImage,
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
     match fill(store, state, &request, record, image) {
-        Ok((supervised, Words { warnings, notes })) => {
+        Ok((supervised, Words { mut warnings, notes })) => {
+            warnings.extend(hidden_directories(store, &request, inputs, image)?);
             let RunRequest { reservation, stdin, .. } = request;
             Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
         }
@@ -164,6 +168,28 @@ fn fill(
         conduct: request.conduct.clone(),
     };
     Ok((supervised, Words { warnings: built.warnings, notes: built.notes }))
+}
+
+/// A word for each mount of ours that hides something.
+fn hidden_directories(
+    store: &Store,
+    request: &RunRequest,
+    inputs: &[InputMount],
+    image: &ReadyImage,
+) -> Result<Vec<String>, EngineError> {
+    let artifacts = request.artifacts.iter().map(|artifact| {
+        let what = format!("artifact `{}`", artifact.path);
+        (what, artifact.container_path.as_path())
+    });
+    let inputs = inputs.iter().map(|input| (input.what.clone(), input.container_path.as_path()));
+    let places: Vec<(String, &Path)> = artifacts.chain(inputs).collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let view = View::open(&Layers::load(store, &image.layers)?)?;
+    let project = request.origin.project.as_deref().zip(request.project_place());
+    let found = places.into_iter().map(|(what, path)| hidden(&view, project, &what, path));
+    Ok(found.filter_map(Result::transpose).collect::<Result<_, _>>()?)
 }
 
 /// The file in which the shell of a workflow notes where it is; writable for every user of the container.

@@ -31,7 +31,7 @@ use crate::artifact::{self, ArtifactStore, SaveRequest};
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
-use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError};
+use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError, TagName};
 use crate::sys;
 use crate::words::{describe, printable};
 
@@ -103,6 +103,7 @@ impl Life {
         // A full disk may refuse the record now and take it when the writable layer is gone.
         let mut recorded = self.record_exit(&exit);
         recorded = self.save_artifacts(&exit).unwrap_or(recorded);
+        self.set_tag();
         for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
             self.warn(warning);
         }
@@ -298,6 +299,28 @@ impl Life {
         }
         self.request.record.state = RunState::after(exit);
         Some(self.run.write_record(&self.request.record))
+    }
+
+    /// Gives a run that has ended well the tag that was asked for.
+    fn set_tag(&mut self) {
+        let record = &self.request.record;
+        let Some(tag) = &record.tag else { return };
+        if record.state != RunState::Done || self.run.has_unsaved_artifacts() {
+            let hint = format!("hint: `dockless tags add {tag} {}` sets it", record.name);
+            return self.warn(format!("the tag `{tag}` was not set, because the run did not end well\n{hint}"));
+        }
+        let tags = Store::at(self.request.store.clone()).tags();
+        let set = tag
+            .parse()
+            .map_err(|error| describe(&error))
+            .and_then(|tag: TagName| tags.set(&tag, &record.name, &now()).map_err(|error| describe(&error)));
+        match set {
+            Ok(Some(before)) if before != record.name => {
+                self.warn(format!("the tag `{tag}` named run `{before}` before"));
+            }
+            Ok(_) => {}
+            Err(why) => self.warn(format!("the tag `{tag}` was not set: {why}")),
+        }
     }
 
     /// Somebody wanted nothing of it to stay.

@@ -241,7 +241,7 @@ workflows:
     #[test]
     fn gpu_flags_keep_what_they_do_not_name() {
         let gpus = |change: fn(&mut Overrides)| prepared(&with(change)).unwrap().plan.gpus;
-        assert_eq!(gpus(|o| o.gpu = Some("0")), None);
+        assert_eq!(gpus(|o| o.gpu = Some("0".to_owned())), None);
         let one = gpus(|o| o.gpu = Some("1".to_owned())).unwrap();
         assert_eq!((one.count, one.name.as_deref()), (1, Some("K80")));
         let named = gpus(|o| o.gpu_name = Some("V100".to_owned())).unwrap();

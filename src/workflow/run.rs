@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use super::deps;
 use super::find::{FindError, Workflows};
-use super::interpolate::{Filled, Values, resolve};
+use super::interpolate::{Filled, ResolvedDependency, Values, resolve};
 use super::overrides::Overrides;
 use super::plan::{Credentials, GpuRequest, PROJECT_DIR, Plan, builtin_env, plan};
 use super::show::Shown;
+use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
 use crate::engine::resources::AskedGpus;
-use crate::engine::{Conduct, HostCheck, ImageRequest, Masked, Origin, PullPolicy, RunRequest};
+use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
 use crate::rootfs::Choice;
 use crate::spec::{EnvSetting, MemoryLimit, MountSetting, Options, SpecError};
-use crate::store::Reservation;
+use crate::store::{Reservation, TagName};
 
 /// A workflow that is ready to run, and what to show of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +66,7 @@ pub struct Circumstances<'a> {
     /// The run goes on without whoever starts it.
     pub detached: bool,
     /// The tag it gets if it ends well.
-    pub tag: Option<String>,
+    pub tag: Option<TagName>,
     /// How long the workload has between the stop signal and SIGKILL.
     pub grace: Duration,
     /// The time now (RFC 3339, UTC).
@@ -107,6 +108,7 @@ pub fn request(
         interruptible: plan.interruptible,
         ports: plan.ports.iter().filter_map(|port| port.to_string().parse::<Port>().ok()).collect(),
         gpus: plan.gpus.as_ref().map(asked_gpus),
+        inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,
         tag: circumstances.tag,
         conduct: Conduct {
@@ -118,6 +120,13 @@ pub fn request(
         created: circumstances.created,
         nonce: circumstances.nonce,
     })
+}
+
+fn dep(dependency: &ResolvedDependency) -> DepRequest {
+    match dependency {
+        ResolvedDependency::Workflow(name) => DepRequest::Workflow(name.clone()),
+        ResolvedDependency::Tag(name) => DepRequest::Tag(name.clone()),
+    }
 }
 
 /// Built-in variables, then secrets, then the workflow's own.
