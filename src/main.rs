@@ -1,9 +1,12 @@
-//! The binary: a supervisor when it was started as one, the command line otherwise.
+//! The binary: a supervisor or an uploader when it was started as one, the command line otherwise.
 
 use std::env::args_os;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let argv0 = args_os().next();
     // Before anything starts a thread: the supervisor forks.
-    dockless::supervisor::entry(args_os().next().as_deref()).unwrap_or_else(dockless::cli::main)
+    dockless::supervisor::entry(argv0.as_deref())
+        .or_else(|| dockless::artifact::uploader_entry(argv0.as_deref()))
+        .unwrap_or_else(dockless::cli::main)
 }

@@ -18,7 +18,7 @@ use super::tree::{Cursor, Entry, Identity, TreeError, Visitor, identity, walk};
 /// Bytes that are read and written at once where the kernel cannot copy by itself.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Largest attribute value (`XATTR_SIZE_MAX`) and list of names (`XATTR_LIST_MAX`).
-const MAX_ATTRIBUTE_BYTES: usize = 65536;
+pub(super) const MAX_ATTRIBUTE_BYTES: usize = 65536;
 
 /// How file content gets from one file to another; each falls back to the next where the file system cannot do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,7 +350,7 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Resu
     Ok(lost)
 }
 
-fn may_keep(name: &[u8]) -> bool {
+pub(super) fn may_keep(name: &[u8]) -> bool {
     name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_")
 }
 
@@ -363,7 +363,7 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
-fn proc_path(file: BorrowedFd<'_>) -> PathBuf {
+pub(super) fn proc_path(file: BorrowedFd<'_>) -> PathBuf {
     use std::os::fd::AsRawFd;
     Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }

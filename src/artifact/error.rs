@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::remote::RemoteError;
 use super::tree::TreeError;
 use crate::image::ByteSize;
 use crate::store::RunName;
@@ -83,6 +84,9 @@ pub enum ArtifactError {
         #[source]
         source: io::Error,
     },
+    /// An object store, or the way there.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A manifest is damaged.
     #[error("`{path}` is not an artifact manifest")]
     Json {

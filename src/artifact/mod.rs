@@ -47,6 +47,7 @@ mod copy;
 mod error;
 mod manifest;
 mod path;
+mod remote;
 mod save;
 mod settle;
 mod store;
@@ -58,6 +59,10 @@ mod tree;
 pub use error::ArtifactError;
 pub use manifest::{Manifest, Outcome, SavedArtifact};
 pub use path::{ArtifactPath, ArtifactPathError, Declared, overlap};
+pub use remote::{
+    ArtifactStoreUrl, ArtifactStoreUrlError, Finish, Patience, Remote, RemoteError, RemoteSettings, S3Url, SecretText,
+    UPLOADER_ARGV0, UploadEvent, UploadRequest, Uploader, prepare_remote, prepared_remote, save_remote, uploader_entry,
+};
 pub use save::{SaveRequest, Saved, Warning};
 pub use settle::Owner;
 pub use store::{ArtifactStore, Prepared};

@@ -1,5 +1,6 @@
 //! Saving the artifacts of a run that has ended.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::copy::{copy_metadata, copy_tree};
 use super::error::ArtifactError;
@@ -40,7 +42,8 @@ pub struct SaveRequest<'a> {
 }
 
 /// What was saved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Saved {
     /// Regular files and symbolic links.
     pub files: u64,
@@ -51,7 +54,8 @@ pub struct Saved {
 }
 
 /// Something about an artifact that is no failure.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Warning {
     /// The run never wrote to it.
     NeverWritten {
@@ -65,9 +69,10 @@ pub enum Warning {
         /// How many.
         count: u64,
         /// The first of them, relative to the artifact.
+        #[serde(with = "lossy")]
         first: PathBuf,
         /// What that is.
-        kind: &'static str,
+        kind: Cow<'static, str>,
     },
     /// Files that were setuid or setgid and are so no longer.
     Disarmed {
@@ -104,6 +109,21 @@ impl fmt::Display for Warning {
                 write!(f, "the store cannot hold the extended attributes of {count} files in the artifact `{artifact}`")
             }
         }
+    }
+}
+
+/// A path that goes from process to process only to be shown: what is not UTF-8 in it is replaced.
+mod lossy {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&path.to_string_lossy())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        String::deserialize(deserializer).map(PathBuf::from)
     }
 }
 
@@ -251,7 +271,10 @@ fn in_tree<T>(path: &Path, work: impl FnOnce(BorrowedFd<'_>) -> Result<T, TreeEr
 }
 
 fn same_device(one: &Path, other: &Path) -> Result<bool, ArtifactError> {
-    let device = |path: &Path| Ok(std::fs::metadata(path).map_err(ArtifactError::io("read", path))?.dev());
+    let device = |path: &Path| {
+        let metadata = std::fs::metadata(path).map_err(ArtifactError::io("read", path));
+        metadata.map(|metadata| metadata.dev())
+    };
     Ok(device(one)? == device(other)?)
 }
 
@@ -288,7 +311,7 @@ fn manifest(request: &SaveRequest<'_>, tallies: &[Tally]) -> Manifest {
     }
 }
 
-fn summary(manifest: &Manifest, warnings: Vec<Warning>) -> Saved {
+pub(super) fn summary(manifest: &Manifest, warnings: Vec<Warning>) -> Saved {
     let files = manifest.artifacts.iter().map(|artifact| artifact.files).sum();
     let bytes = ByteSize(manifest.artifacts.iter().map(|artifact| artifact.bytes.0).sum());
     Saved { files, bytes, warnings }
@@ -301,7 +324,7 @@ pub(super) fn warnings(prepared: &Prepared, tally: &Tally) -> Vec<Warning> {
         warnings.push(Warning::NeverWritten { artifact: artifact() });
     }
     if let Some((first, kind)) = tally.first_special.clone() {
-        warnings.push(Warning::LeftOut { artifact: artifact(), count: tally.special, first, kind });
+        warnings.push(Warning::LeftOut { artifact: artifact(), count: tally.special, first, kind: kind.into() });
     }
     if tally.privileged > 0 {
         warnings.push(Warning::Disarmed { artifact: artifact(), count: tally.privileged });

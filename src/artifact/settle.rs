@@ -12,7 +12,7 @@ use super::tree::{Entry, Identity, TreeError, Visitor, identity, walk};
 /// Mode of a new artifact directory: whatever user the container runs as, it can write. The directories above are ours.
 pub(super) const OPEN_MODE: u32 = 0o777;
 /// Mode of that directory once the run has ended.
-const CLOSED_MODE: u32 = 0o755;
+pub(super) const CLOSED_MODE: u32 = 0o755;
 
 /// A user and group of the host.
 pub type Owner = (u32, u32);

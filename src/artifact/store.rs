@@ -17,10 +17,10 @@ use super::tree::{self, open_top};
 use crate::store::RunName;
 use crate::sys::write_atomic;
 
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 const REMOVING: &str = ".removing-";
 /// Largest manifest that is read: ten thousand artifacts.
-const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+pub(super) const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// The artifacts of all runs, in one directory that only its owner may enter.
 #[derive(Debug, Clone)]
@@ -235,7 +235,7 @@ fn fill(places: &RunPlaces, run: &RunName, declared: &[Declared]) -> Result<Vec<
     Ok(prepared)
 }
 
-fn make_private(path: &Path) -> Result<(), ArtifactError> {
+pub(super) fn make_private(path: &Path) -> Result<(), ArtifactError> {
     DirBuilder::new().mode(0o700).create(path).map_err(ArtifactError::io("make", path))
 }
 

@@ -58,6 +58,11 @@ pub(super) trait Visitor {
 
     /// A directory that was entered, after what is in it; `inside` is the directory itself.
     fn leave(&mut self, entry: &Entry<'_>, inside: BorrowedFd<'_>) -> Result<(), TreeError>;
+
+    /// Whether somebody may be writing: what goes while it is looked at is then passed over.
+    fn is_live(&self) -> bool {
+        false
+    }
 }
 
 /// What tells two files apart.
@@ -89,7 +94,13 @@ pub(super) fn walk(top: BorrowedFd<'_>, visitor: &mut dyn Visitor) -> Result<(),
                 path.pop();
                 continue;
             }
-            current = open_dir(current.as_fd(), &name, identity(&stat)).map_err(TreeError::at("open", &path))?;
+            current = match open_dir(current.as_fd(), &name, identity(&stat)) {
+                Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::LOOP) if visitor.is_live() => {
+                    path.pop();
+                    continue;
+                }
+                opened => opened.map_err(TreeError::at("open", &path))?,
+            };
             let pending = visit_leaves(current.as_fd(), &mut path, visitor)?;
             levels.push(Level { identity: identity(&stat), name, stat, pending });
         } else {
@@ -115,7 +126,13 @@ fn visit_leaves(
     // All names first: a visitor may remove what it sees.
     for name in names(dir).map_err(TreeError::at("list", path))? {
         path.push(OsStr::from_bytes(name.to_bytes()));
-        let stat = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(TreeError::at("read", path))?;
+        let stat = match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) if visitor.is_live() => {
+                path.pop();
+                continue;
+            }
+            stat => stat.map_err(TreeError::at("read", path))?,
+        };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             directories.push((name, stat));
         } else {

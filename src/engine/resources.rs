@@ -25,13 +25,6 @@ pub struct Asked {
     pub gpus: Option<AskedGpus>,
 }
 
-impl From<Limits> for Asked {
-    /// What a run may use is what it asks for; GPUs are asked for apart.
-    fn from(limits: Limits) -> Self {
-        Self { cpus: limits.cpus, memory: limits.memory, shm_size: limits.shm_size, gpus: None }
-    }
-}
-
 /// GPUs as they are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskedGpus {
@@ -73,7 +66,7 @@ impl Unmet {
     }
 }
 
-/// What runs that go on hold ([`crate::store::Store::live_runs`]); one without limits holds nothing, nor does `except`, the
+/// What runs that have not ended hold ([`crate::store::Store::live_runs`]); one without limits holds nothing, nor does `except`, the
 /// run that asks.
 #[must_use]
 pub fn held(records: &[RunRecord], except: &RunName) -> Vec<Held> {
@@ -81,7 +74,7 @@ pub fn held(records: &[RunRecord], except: &RunName) -> Vec<Held> {
         let Limits { cpus, memory, .. } = record.limits;
         (cpus.is_some() || memory.is_some()).then(|| Held { run: record.name.clone(), cpus, memory })
     };
-    records.iter().filter(|record| record.name != *except).filter_map(of).collect()
+    records.iter().filter(|record| record.name != *except && !record.state.is_final()).filter_map(of).collect()
 }
 
 fn indented(lines: &[String]) -> String {
@@ -285,20 +278,52 @@ mod tests {
         );
     }
 
+    fn record(name: &str, limits: &serde_json::Value) -> RunRecord {
+        serde_json::from_value(serde_json::json!({
+            "schema": 1, "name": name, "id": name, "image": "app", "layers": [], "command": [], "limits": limits,
+            "state": "submitted", "rootfs": "", "boot_id": "", "created": "", "remove": false, "keep": false
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn runs_that_start_at_once_share_what_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(dir.path()).unwrap();
+        let start = |number: usize| {
+            let name: RunName = format!("run-{number}").parse().unwrap();
+            let reservation = store.create_run(&name).unwrap();
+            let lock = store.lock_resources(|_| {}).unwrap();
+            let held = held(&store.live_runs().unwrap(), &name);
+            let given = check(&cpus(2.0), &host(), &held).is_ok();
+            if given {
+                let record = record(name.as_str(), &serde_json::json!({ "cpus": 2 }));
+                reservation.dir().write_passing_record(&record).unwrap();
+            }
+            drop(lock);
+            given.then_some(reservation)
+        };
+        let start = &start;
+        let given: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..9).map(|number| scope.spawn(move || start(number))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(given.len(), 4, "of 8 processors 2 for each");
+        // What an ended run held is free.
+        drop(given);
+        assert!(start(9).is_some());
+    }
+
     #[test]
     fn runs_with_limits_hold_them() {
-        let record = |name: &str, limits: serde_json::Value| -> RunRecord {
-            serde_json::from_value(serde_json::json!({
-                "schema": 1, "name": name, "id": name, "image": "app", "layers": [], "command": [], "limits": limits,
-                "state": "running", "rootfs": "", "boot_id": "", "created": "", "remove": false, "keep": false
-            }))
-            .unwrap()
-        };
+        let mut ended = record("ended", &serde_json::json!({ "cpus": 4 }));
+        ended.state = crate::store::RunState::Done;
         let records = [
-            record("one", serde_json::json!({ "cpus": 1.5, "memory": 1 << 30 })),
-            record("shm", serde_json::json!({ "shm_size": 1 << 30 })),
-            record("own", serde_json::json!({ "cpus": 2 })),
-            record("free", serde_json::json!({})),
+            ended,
+            record("one", &serde_json::json!({ "cpus": 1.5, "memory": 1 << 30 })),
+            record("shm", &serde_json::json!({ "shm_size": 1 << 30 })),
+            record("own", &serde_json::json!({ "cpus": 2 })),
+            record("free", &serde_json::json!({})),
         ];
         assert_eq!(held(&records, &"own".parse().unwrap()), [holds("one", 1.5, 1)]);
     }

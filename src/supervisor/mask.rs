@@ -16,8 +16,10 @@ use std::sync::Arc;
 pub const MASK: &str = "****";
 /// Shorter lines of a secret, and encoded forms of shorter secrets, are left alone: they would be found everywhere.
 const MIN_PART_BYTES: usize = 4;
-/// Encoded forms of longer secrets are not looked for: each costs memory for the whole of the run.
+/// Encoded forms of longer secrets are not looked for, and none once all together are so long: each byte costs memory
+/// (a [`State`]) for the whole of the run. Values and lines are looked for whatever their length.
 const MAX_ENCODED_BYTES: usize = 4096;
+const MAX_ENCODED_TOTAL_BYTES: usize = 256 << 10;
 /// `base64` and MIME break lines there.
 const BASE64_LINE_CHARS: usize = 76;
 /// Of base64 inside other base64 (`user:password`) fewer characters than this are no reason to mask.
@@ -34,9 +36,7 @@ impl Masker {
     /// A masker of these values; blank ones are passed over.
     #[must_use]
     pub fn new(secrets: &[String]) -> Self {
-        let mut forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms_of(secret)).collect();
-        forms.sort_unstable();
-        forms.dedup();
+        let forms = forms_of(secrets);
         let automaton = (!forms.is_empty()).then(|| Arc::new(Automaton::new(&forms)));
         Self { automaton }
     }
@@ -307,22 +307,39 @@ impl Automaton {
     }
 }
 
-/// All that is looked for of one secret.
-fn forms_of(secret: &str) -> Vec<Vec<u8>> {
-    if secret.trim().is_empty() {
-        return Vec::new();
-    }
+/// All that is looked for, in order and without repetitions.
+fn forms_of(secrets: &[String]) -> Vec<Vec<u8>> {
     // A file with a secret often ends with a newline, a variable with it does not.
-    let value = secret.trim_matches(['\r', '\n']);
-    let lines = value.split('\n').map(|line| line.trim_end_matches('\r'));
-    let mut forms: Vec<Vec<u8>> =
-        lines.filter(|line| line.len() >= MIN_PART_BYTES && !line.trim().is_empty()).map(Into::into).collect();
-    forms.push(value.into());
-    if (MIN_PART_BYTES..=MAX_ENCODED_BYTES).contains(&value.len()) {
-        forms.extend(json_forms(value).into_iter().chain(url_forms(value)).map(String::into_bytes));
-        forms.extend(base64_forms(value.as_bytes()));
+    let values: Vec<&str> = secrets
+        .iter()
+        .map(|secret| secret.trim_matches(['\r', '\n']))
+        .filter(|value| !value.trim().is_empty())
+        .collect();
+    let mut forms: Vec<Vec<u8>> = values.iter().flat_map(|value| plain_forms(value)).collect();
+    let mut encoded_bytes = 0;
+    for value in values.iter().filter(|value| (MIN_PART_BYTES..=MAX_ENCODED_BYTES).contains(&value.len())) {
+        let encoded = encoded_forms(value);
+        encoded_bytes += encoded.iter().map(Vec::len).sum::<usize>();
+        if encoded_bytes > MAX_ENCODED_TOTAL_BYTES {
+            break;
+        }
+        forms.extend(encoded);
     }
+    forms.sort_unstable();
+    forms.dedup();
     forms
+}
+
+/// The value, and its lines that are long enough.
+fn plain_forms(value: &str) -> Vec<Vec<u8>> {
+    let lines = value.split('\n').map(|line| line.trim_end_matches('\r'));
+    let lines = lines.filter(|line| line.len() >= MIN_PART_BYTES && !line.trim().is_empty());
+    lines.chain([value]).map(Into::into).collect()
+}
+
+fn encoded_forms(value: &str) -> Vec<Vec<u8>> {
+    let texts = json_forms(value).into_iter().chain(url_forms(value)).map(String::into_bytes);
+    texts.chain(base64_forms(value.as_bytes())).collect()
 }
 
 /// Inside a JSON string: as it is usual, and with all but ASCII escaped.
@@ -461,6 +478,18 @@ mod tests {
     }
 
     #[test]
+    fn a_great_many_secrets_are_all_masked_and_cost_little() {
+        let secrets: Vec<String> =
+            (0..2000).map(|number| format!("secret-{number:04}-{}", "x".repeat(1 << 10))).collect();
+        let masker = Masker::new(&secrets);
+        let states = masker.automaton.as_ref().unwrap().states.len();
+        let plain: usize = secrets.iter().map(String::len).sum();
+        assert!(states <= plain + MAX_ENCODED_TOTAL_BYTES, "{states} states");
+        let text = format!("{} and {}", secrets[0], secrets[1999]);
+        assert_eq!(masker.mask_text(&text), "**** and ****");
+    }
+
+    #[test]
     fn only_what_may_become_a_secret_is_held_back() {
         let (mut stream, mut out) = (masker(&["secret"]).stream(), Vec::new());
         stream.push(b"is it sec", &mut out);
@@ -547,7 +576,7 @@ mod tests {
             cuts.sort_unstable();
             let masker = Masker::new(&secrets);
             let shown = mask_pieces(&masker, cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]));
-            let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms_of(secret)).collect();
+            let forms = forms_of(&secrets);
             prop_assert_eq!(&shown, &mask_slowly(&forms, text));
             prop_assert_eq!(&shown, &mask_pieces(&masker, text.iter().map(std::slice::from_ref)));
             for form in forms.iter().filter(|form| !form.contains(&b'*')) {

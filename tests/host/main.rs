@@ -13,6 +13,7 @@ mod judges;
 mod layers;
 mod limits;
 mod mounts;
+mod needs;
 mod options;
 mod pull;
 mod registry_service;

@@ -199,8 +199,8 @@ fn parts_of_a_real_log() {
     assert_eq!(logs(&["--tail", "4"]).stdout, "two\nthree\nfour");
     assert_eq!(logs(&["--since", "1h"]).stdout, "one\ntwo\nthree\nfour");
     assert_eq!(logs(&["--until", "1h"]).stdout, "");
-    let timed = logs(&["-t"]);
-    let times: Vec<&str> = timed.stdout.lines().map(|line| line.split_once("Z ").unwrap().0).collect();
+    let stamped = logs(&["-t"]);
+    let times: Vec<&str> = stamped.stdout.lines().map(|line| line.split_once("Z ").unwrap().0).collect();
     assert!(times.len() == 4 && times.is_sorted(), "{times:?}");
     // A busy machine may read two lines at once, which have one time then.
     let lines = |flags: &[&str]| logs(flags).stdout.lines().count();

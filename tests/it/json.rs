@@ -8,7 +8,7 @@ use dockless::image::{ByteSize, Digest};
 use dockless::store::{Exit, ExitReason, FailedCommand, Limits, RunRecord, RunState};
 use serde_json::{Value, json};
 
-use crate::support::env::TestEnv;
+use crate::support::env::{TestEnv, finish_with};
 use crate::support::image::ImageBuilder;
 
 fn documentation() -> String {
@@ -145,6 +145,25 @@ fn the_words_of_states_and_reasons_are_documented() {
     for word in words {
         let word = word.as_str().unwrap();
         assert!(documentation().contains(&format!("`{word}`")), "{word}");
+    }
+}
+
+#[test]
+fn the_keys_of_tags_secrets_and_workflows_are_documented() {
+    let env = TestEnv::new();
+    let dir = env.root().join("runs/run");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("run.json"), serde_json::to_string(&full()).unwrap()).unwrap();
+    env.run(["tags", "add", "best", "run"]).code(0);
+    finish_with(&mut env.command(["secrets", "add", "TOKEN"]), b"s3cret").code(0);
+    env.write(".dstack/workflows.yaml", "workflows: [{ name: train, image: app }]");
+    for command in ["tags list", "secrets list", "workflow list"] {
+        let listed = env.run(command.split(' ').chain(["--format", "json"])).json();
+        let text = documentation();
+        let row = text.lines().find(|line| line.contains(&format!("`{command} "))).unwrap();
+        let words: BTreeSet<String> = row.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+        assert!(keys(&listed[0]).is_subset(&words), "{command}: {listed}");
+        assert!(!listed.to_string().contains("s3cret"));
     }
 }
 
