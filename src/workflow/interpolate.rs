@@ -600,6 +600,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::file::parse;
+    use super::super::plan::plan;
     use super::*;
 
     /// One workflow with these lines, from line 3 on.
@@ -825,7 +826,7 @@ mod tests {
                 let values = Values { run_name: "r", args: &args, env: &env, secret: &secret };
                 match resolve(&file.workflows.remove(0), &values) {
                     Ok(resolved) => {
-                        let shown = format!("{resolved:?}");
+                        let shown = format!("{resolved:?} {:?}", plan(&resolved).map_err(|mistake| mistake.to_string()));
                         prop_assert!(!shown.contains("hunter2"), "{}", shown);
                     }
                     Err(mistake) => {
