@@ -339,6 +339,10 @@ pub(super) enum WorkflowCommand {
     Show(Box<WorkflowShowArgs>),
     /// List the workflows of the project.
     List(WorkflowListArgs),
+    /// Tell every mistake in the workflow files; ends with 1 when there is one.
+    Check(WorkflowCheckArgs),
+    /// Print the JSON Schema of workflow files, for editors.
+    Schema,
 }
 
 /// Which workflow, and what is to be other than in its file.
@@ -447,6 +451,14 @@ pub(super) enum ShowFormat {
 pub(super) struct WorkflowListArgs {
     /// Read this file instead of looking for `.dstack/workflows.yaml`.
     #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowCheckArgs {
+    /// Check this file instead of those of the project.
     pub(super) file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) list: ListArgs,

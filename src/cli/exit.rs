@@ -6,7 +6,7 @@
 //! | 126 | the command is there but cannot be executed |
 //! | 127 | the command is not there |
 //! | 128+n | signal n ended the workload |
-//! | other | the workload's own |
+//! | other | the workload's own; of `workflow check` 1: there are mistakes |
 
 use std::io;
 use std::path::PathBuf;
@@ -23,6 +23,9 @@ use crate::workflow::find::FindError;
 
 /// dockless itself failed.
 pub(super) const FAULT: u8 = 125;
+
+/// `workflow check` found mistakes, which is what it was asked for and no failure.
+pub(super) const FOUND_MISTAKES: u8 = 1;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

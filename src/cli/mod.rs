@@ -71,6 +71,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
+        Command::Workflow(WorkflowCommand::Check(args)) => workflow::check(&args),
+        Command::Workflow(WorkflowCommand::Schema) => Ok(workflow::schema()),
         Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),
         Command::Artifacts(ArtifactsCommand::Cp(args)) => artifacts::copy(&context, &args),
         Command::Artifacts(ArtifactsCommand::Rm(args)) => artifacts::remove(&context, &args),

@@ -1,11 +1,13 @@
-//! `workflow run`, `workflow show` and `workflow list`.
+//! `workflow run`, `show`, `list`, `check` and `schema`.
 
 use std::path::Path;
 
-use super::args::{ShowFormat, WorkflowArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs};
+use super::args::{
+    Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
+};
 use super::attend::start;
 use super::context::{Context, block_on, current_dir, setting, variable};
-use super::exit::CliError;
+use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
 use crate::engine::HostCheck;
@@ -13,11 +15,13 @@ use crate::image::Platform;
 use crate::spec::MAX_ID;
 use crate::store::{SecretName, SecretNameError, Store};
 use crate::words::describe;
+use crate::workflow::check::Checker;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
 use crate::workflow::overrides::Overrides;
 use crate::workflow::plan::{PROJECT_DIR, Plan};
 use crate::workflow::run::{Circumstances, Prepared, prepare, request};
+use crate::workflow::schema::json_schema;
 
 /// What `workflow show` says for the name of a run that has none yet.
 const NO_NAME: &str = "<run.name>";
@@ -74,6 +78,25 @@ pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
         [workflow.name.clone(), workflow.place.clone(), workflow.help.clone().unwrap_or_default()]
     });
     Ok(0)
+}
+
+pub(super) fn check(args: &WorkflowCheckArgs) -> Result<u8, CliError> {
+    let mut checker = Checker::default();
+    for content in project(args.file.as_deref())?.contents() {
+        let (name, bytes) = content?;
+        checker.file(&name, &bytes);
+    }
+    let report = checker.finish();
+    match args.list.format {
+        Format::Table => print_data(&report.text()),
+        Format::Json => print_json(&report.told()),
+    }
+    Ok(if report.mistakes.is_empty() { 0 } else { FOUND_MISTAKES })
+}
+
+pub(super) fn schema() -> u8 {
+    print_json(&json_schema());
+    0
 }
 
 /// The workflow with its flags, in the environment we are in.

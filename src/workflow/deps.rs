@@ -22,6 +22,27 @@ pub fn check(workflows: &Workflows) -> Result<(), Mistake> {
     workflows.iter().try_for_each(|workflow| graph.visit(workflow, &mut done))
 }
 
+/// All that [`check`] finds; of circles that touch each other one, and none of a workflow that names itself, which
+/// [`plan`](super::plan) tells.
+#[must_use]
+pub fn check_all(workflows: &[Workflow]) -> Vec<Mistake> {
+    let mut graph = Graph::of(workflows.iter());
+    graph.only_circles = true;
+    let mut mistakes = Vec::new();
+    for workflow in workflows {
+        let unknown = needs(workflow).into_iter().filter(|at| !graph.workflows.contains_key(at.value));
+        mistakes.extend(unknown.map(|at| graph.unknown_at(workflow, &at)));
+    }
+    let mut done = HashMap::new();
+    for workflow in workflows {
+        if let Err(mistake) = graph.visit(workflow, &mut done) {
+            mistakes.push(mistake);
+            done.values_mut().for_each(|through| *through = true);
+        }
+    }
+    mistakes
+}
+
 /// Checks what one workflow needs, directly or not; its own dependencies as they were filled in.
 ///
 /// # Errors
@@ -42,6 +63,8 @@ pub fn check_one(workflows: &Workflows, workflow: &Resolved) -> Result<(), Mista
 
 struct Graph<'a> {
     workflows: HashMap<&'a str, &'a Workflow>,
+    /// Whether names of no workflow, and its own in a workflow, are passed over.
+    only_circles: bool,
 }
 
 /// How far the search is with a workflow: in it, or through.
@@ -49,7 +72,12 @@ type Done<'a> = HashMap<&'a str, bool>;
 
 impl<'a> Graph<'a> {
     fn new(workflows: &'a Workflows) -> Self {
-        Self { workflows: workflows.iter().map(|workflow| (workflow.name.value.as_str(), workflow)).collect() }
+        Self::of(workflows.iter())
+    }
+
+    fn of(workflows: impl Iterator<Item = &'a Workflow>) -> Self {
+        let workflows = workflows.map(|workflow| (workflow.name.value.as_str(), workflow)).collect();
+        Self { workflows, only_circles: false }
     }
 
     /// Goes through all that `start` needs. A loop and no recursion: a file may have ten thousand workflows in a chain.
@@ -66,10 +94,11 @@ impl<'a> Graph<'a> {
                 path.pop();
                 continue;
             };
-            let Some(next) = self.workflows.get(at.value) else {
-                return Err(workflow
-                    .mistake(at.span, Problem::bad_value("workflow", &self.unknown(at.value, &workflow.name.value))));
-            };
+            let next = self.workflows.get(at.value);
+            if self.only_circles && next.is_none_or(|next| next.name.value == workflow.name.value) {
+                continue;
+            }
+            let Some(next) = next else { return Err(self.unknown_at(workflow, &at)) };
             match done.get(at.value) {
                 Some(true) => {}
                 Some(false) => {
@@ -84,6 +113,10 @@ impl<'a> Graph<'a> {
             }
         }
         Ok(())
+    }
+
+    fn unknown_at(&self, workflow: &Workflow, at: &At<&str>) -> Mistake {
+        workflow.mistake(at.span, Problem::bad_value("workflow", &self.unknown(at.value, &workflow.name.value)))
     }
 
     /// What is told of `name`, which `whose` needs.

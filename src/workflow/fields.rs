@@ -113,6 +113,19 @@ impl<'a> Entry<'a> {
         Mistake::new(self.source, self.key_span, problem)
     }
 
+    /// The same entry with another value.
+    pub(super) const fn with<'b>(&self, node: &'b Node) -> Entry<'b>
+    where
+        'a: 'b,
+    {
+        Entry { node, ..*self }
+    }
+
+    /// A copy of the value.
+    pub(super) fn value(&self) -> Node {
+        self.node.clone()
+    }
+
     /// The items of a list.
     pub(super) fn items(&self, expected: &'static str) -> Result<impl Iterator<Item = Entry<'a>> + use<'a>, Mistake> {
         let Value::List(items) = &self.node.value else { return Err(self.wrong_type(expected, None)) };
@@ -208,6 +221,33 @@ impl<'a> Entry<'a> {
     pub(super) fn optional_text(&self, expected: &'static str) -> Result<Option<&'a str>, Mistake> {
         if self.is_null() { Ok(None) } else { self.text(expected).map(Some) }
     }
+}
+
+/// Takes the entry out of a mapping that a place belongs to, and says whether there was one.
+pub(super) fn take_entry_at(mapping: &mut Node, place: Span) -> bool {
+    let Value::Mapping(entries) = &mut mapping.value else { return false };
+    let order = |span: Span| (span.line, span.column);
+    // Entries of a merged mapping stand elsewhere, so that the places need not ascend.
+    let entry = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, (key, _))| order(key.span) <= order(place))
+        .max_by_key(|(_, (key, _))| order(key.span));
+    let Some((index, _)) = entry else { return false };
+    entries.remove(index);
+    true
+}
+
+/// Gives a mapping a key with a text where it has none, and says whether it is a mapping.
+pub(super) fn give(mapping: &mut Node, key: &str, text: &str) -> bool {
+    let span = mapping.span;
+    let Value::Mapping(entries) = &mut mapping.value else { return false };
+    if !entries.iter().any(|(other, _)| matches!(&other.value, Value::Scalar(_, name) if name == key)) {
+        let node = |text: &str| Node { span, value: Value::Scalar(Scalar::Text, text.to_owned()) };
+        // In front, where `take_entry_at` prefers a real entry at the same place.
+        entries.insert(0, (node(key), node(text)));
+    }
+    true
 }
 
 fn same_key(keys: &Keys, first: &Entry<'_>, second: &Entry<'_>, canonical: &'static str) -> Problem {

@@ -154,6 +154,16 @@ pub fn named(file: &Path, current_dir: &Path) -> Result<Project, FindError> {
     Ok(Project { root, files: vec![path], seen_from: current_dir.to_owned() })
 }
 
+impl Project {
+    /// The files one after the other: the name that messages show, and the bytes.
+    pub fn contents(&self) -> impl Iterator<Item = Result<(String, Vec<u8>), FindError>> {
+        self.files.iter().map(|path| {
+            let shown_path = path.strip_prefix(&self.seen_from).unwrap_or(path);
+            Ok((shown_path.display().to_string(), read(path)?))
+        })
+    }
+}
+
 /// Reads and parses all files of a project.
 pub fn load(project: &Project) -> Result<Workflows, FindError> {
     let mut files: Vec<WorkflowFile> = Vec::new();

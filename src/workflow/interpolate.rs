@@ -271,7 +271,7 @@ impl Resolved {
 pub fn resolve(workflow: &Workflow, values: &Values<'_>) -> Result<Resolved, Mistake> {
     let mut filler = Filler { workflow, values, secrets: Vec::new(), args_used: false };
     let fill = &mut filler;
-    let Resources { cpu, memory, shm_size, gpu, interruptible, local: _ } = &workflow.resources;
+    let Resources { cpu, memory, shm_size, gpu, interruptible, local: _, remote: _ } = &workflow.resources;
     let mut resolved = Resolved {
         source: Arc::clone(&workflow.source),
         name: workflow.name.clone(),

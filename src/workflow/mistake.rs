@@ -21,8 +21,16 @@ pub struct Mistake(Box<Inner>);
 struct Inner {
     file: String,
     span: Span,
-    line_text: Option<String>,
+    excerpt: Option<Excerpt>,
     problem: Problem,
+}
+
+/// The part of a line around a place; not the whole, which may be the whole file.
+#[derive(Debug)]
+struct Excerpt {
+    /// How many characters of the line stand before it.
+    start: usize,
+    text: String,
 }
 
 /// What is wrong. Values are shortened and their control characters escaped when the problem is made.
@@ -122,20 +130,20 @@ impl Mistake {
     /// A mistake at a place of a source.
     #[must_use]
     pub fn new(source: &Source, span: Span, problem: Problem) -> Self {
-        let line_text = source.line(span.line).map(str::to_owned);
-        Self(Box::new(Inner { file: source.name().to_owned(), span, line_text, problem }))
+        let excerpt = source.line(span.line).map(|line| Excerpt::of(line, span));
+        Self(Box::new(Inner { file: source.name().to_owned(), span, excerpt, problem }))
     }
 
     /// A mistake in what was given with a workflow; the problem names the flag as its key.
     #[must_use]
     pub fn of_flag(problem: Problem) -> Self {
-        Self(Box::new(Inner { file: String::new(), span: Span::START, line_text: None, problem }))
+        Self(Box::new(Inner { file: String::new(), span: Span::START, excerpt: None, problem }))
     }
 
     /// The same mistake without anything of what stands there.
     #[must_use]
     pub(super) fn concealed(mut self) -> Self {
-        self.0.line_text = None;
+        self.0.excerpt = None;
         if let Problem::WrongType { found, .. } = &mut self.0.problem {
             "something else".clone_into(found);
         }
@@ -203,13 +211,13 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { file, span, line_text, problem } = &*self.0;
+        let Inner { file, span, excerpt, problem } = &*self.0;
         if !file.is_empty() {
             write!(f, "{file}:{span}: ")?;
         }
         write!(f, "{problem}")?;
-        if let Some(line) = line_text {
-            write_excerpt(f, line, *span)?;
+        if let Some(excerpt) = excerpt {
+            excerpt.write(f, *span)?;
         }
         match problem.hint() {
             Some(hint) => write!(f, "\nhint: {hint}"),
@@ -220,17 +228,23 @@ impl fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// The line and a caret line below it, cut to a window around the place.
-fn write_excerpt(f: &mut fmt::Formatter<'_>, line: &str, span: Span) -> fmt::Result {
-    let column = span.column - 1;
-    let start = if column < MAX_SHOWN_LINE * 3 / 4 { 0 } else { column - MAX_SHOWN_LINE / 4 };
-    let shown: String = line.chars().skip(start).take(MAX_SHOWN_LINE).map(printable).collect();
-    let shown = shown.trim_end();
-    let indent = column - start;
-    let carets = "^".repeat(span.width.min(shown.chars().count().saturating_sub(indent)).max(1));
-    let number = span.line.to_string();
-    let margin = " ".repeat(number.len());
-    write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {}{carets}", " ".repeat(indent))
+impl Excerpt {
+    fn of(line: &str, span: Span) -> Self {
+        let column = span.column - 1;
+        let start = if column < MAX_SHOWN_LINE * 3 / 4 { 0 } else { column - MAX_SHOWN_LINE / 4 };
+        let text: String = line.chars().skip(start).take(MAX_SHOWN_LINE).map(printable).collect();
+        Self { start, text: text.trim_end().to_owned() }
+    }
+
+    /// The line and a caret line below it.
+    fn write(&self, f: &mut fmt::Formatter<'_>, span: Span) -> fmt::Result {
+        let Self { start, text } = self;
+        let indent = span.column - 1 - start;
+        let carets = "^".repeat(span.width.min(text.chars().count().saturating_sub(indent)).max(1));
+        let number = span.line.to_string();
+        let margin = " ".repeat(number.len());
+        write!(f, "\n{margin} |\n{number} | {text}\n{margin} | {}{carets}", " ".repeat(indent))
+    }
 }
 
 /// One character that takes one column and cannot drive a terminal.

@@ -5,6 +5,7 @@
 
 mod base;
 mod crash;
+mod early;
 mod ends;
 mod exit;
 mod images;

@@ -5,6 +5,7 @@ mod cli;
 mod json;
 mod logs;
 mod pull;
+mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
