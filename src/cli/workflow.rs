@@ -10,7 +10,8 @@ use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
-use crate::engine::HostCheck;
+use crate::engine::ports::free;
+use crate::engine::{EngineError, HostCheck};
 use crate::image::Platform;
 use crate::spec::MAX_ID;
 use crate::store::{SecretName, SecretNameError, Store};
@@ -48,6 +49,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_name: &nix::unistd::gethostname()
             .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         gpus: 0,
+        free_ports: free(prepared.plan.free_ports).map_err(EngineError::from)?,
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_owner: owner.or_else(caller),
         detached: args.detach,

@@ -570,17 +570,20 @@ fn ports(entry: Entry<'_>) -> Result<At<Vec<At<Text<Port>>>>, Mistake> {
     Ok(At { value, span: entry.key_span() })
 }
 
+/// A number of free ports.
+pub(super) fn free_ports_text(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|count| *count <= MAX_FREE_PORTS).ok_or_else(|| {
+        let text = shown(text);
+        format!(
+            "`{text}` is not a number of free ports, expected 0 to {MAX_FREE_PORTS}\nhint: for port `{text}` itself write \
+             `ports: [{text}]`"
+        )
+    })
+}
+
 /// `ports: 1` asks for one free port.
 fn free_ports(entry: Entry<'_>) -> Result<At<Text<u16>>, Mistake> {
-    let parsed = entry.parsed(PORTS, |text| {
-        text.parse().ok().filter(|count| *count <= MAX_FREE_PORTS).ok_or_else(|| {
-            let text = shown(text);
-            format!(
-                "`{text}` is not a number of free ports, expected 0 to {MAX_FREE_PORTS}\nhint: for port `{text}` \
-                 itself write `ports: [{text}]`"
-            )
-        })
-    })?;
+    let parsed = entry.parsed(PORTS, free_ports_text)?;
     Ok(At { value: parsed.value, span: entry.key_span() })
 }
 

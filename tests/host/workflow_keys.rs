@@ -181,6 +181,14 @@ fn variables_of_the_caller_are_filled_in() {
 }
 
 #[test]
+fn free_ports_are_told_to_the_run() {
+    let Some(env) = app() else { return };
+    let ports = printed(&env, "ports: 2\ncommands: ['echo $PORT_0 $PORT_1 $PORT_2']", &[]);
+    let ports: Vec<u16> = ports.split(' ').map(|port| port.parse().unwrap()).collect();
+    assert!(ports.len() == 2 && ports[0] != ports[1] && !ports.contains(&0), "{ports:?}");
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let Some(env) = app() else { return };
     write(
