@@ -273,7 +273,7 @@ workflows:
                 "`/workflow/a/b` and `a` of `--artifact`",
             ),
             (with(|o| o.working_dir = Some("../x".to_owned())), "`--workdir` is wrong: `../x` contains `..`"),
-            (with(|o| o.working_dir = Some("".to_owned())), "`--workdir` is wrong: `` is empty"),
+            (with(|o| o.working_dir = Some(String::new())), "`--workdir` is wrong: `` is empty"),
             (with(|o| o.cpu = Some("0".to_owned())), "`--cpu` is wrong: `0` is not a number of cores"),
             (
                 with(|o| o.memory = Some("1kb".to_owned())),
@@ -282,7 +282,7 @@ workflows:
             (with(|o| o.memory = Some("0".to_owned())), "hint: leave the flag away for no limit"),
             (with(|o| o.shm_size = Some("big".to_owned())), "`--shm-size` is wrong: size `big` is malformed"),
             (with(|o| o.gpu = Some("all".to_owned())), "`--gpu` is wrong: `all` is not a number of GPUs"),
-            (with(|o| o.gpu_name = Some("".to_owned())), "`--gpu-name` is wrong: it is empty"),
+            (with(|o| o.gpu_name = Some(String::new())), "`--gpu-name` is wrong: it is empty"),
             (with(|o| o.gpu_memory = Some("x".to_owned())), "`--gpu-memory` is wrong: size `x` is malformed"),
             (
                 with(|o| (o.gpu, o.gpu_name) = (Some("0".to_owned()), Some("K80".to_owned()))),

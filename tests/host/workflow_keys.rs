@@ -8,7 +8,7 @@ use crate::support::image::ImageBuilder;
 
 /// Writes one workflow `w` with these lines and the image `app`.
 fn write(env: &TestEnv, lines: &str) {
-    let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    let indented = lines.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
     env.write(".dstack/workflows.yaml", format!("workflows:\n  - name: w\n    image: app\n{indented}"));
 }
 
@@ -141,7 +141,7 @@ fn directories_are_as_asked() {
 fn arguments_arrive_word_for_word() {
     let Some(env) = app_with(|image| teller(image, "bin/tell")) else { return };
     let args = ["a b", "it's", "\"quoted\"", "$HOME `id` \\", "", "*", "--flag", "one\ntwo", "\u{e4}"];
-    let expected: String = args.iter().map(|arg| format!("<{arg}>\n")).collect();
+    let expected = args.iter().map(|arg| format!("<{arg}>\n")).collect::<Vec<_>>().concat();
     for lines in [
         "commands: ['tell ${{ run.args }}']",
         "commands: [cd /, 'tell ${{ run.args }} | cat', 'true']",
