@@ -1,6 +1,5 @@
 //! `workflow run`, `show`, `list`, `check` and `schema`.
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use super::args::{
@@ -11,11 +10,11 @@ use super::context::{Context, block_on, current_dir, setting, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
-use crate::engine::ports::Port;
-use crate::engine::{HostCheck, RunRequest};
+use crate::engine::ports::free;
+use crate::engine::{EngineError, HostCheck};
 use crate::image::Platform;
-use crate::spec::{EnvSetting, MAX_ID};
-use crate::store::{Store, StoreError};
+use crate::spec::MAX_ID;
+use crate::store::{SecretName, SecretNameError, Store};
 use crate::words::describe;
 use crate::workflow::check::Checker;
 use crate::workflow::find::{Project, Workflows, find, load, named};
@@ -50,6 +49,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_name: &nix::unistd::gethostname()
             .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
         gpus: 0,
+        free_ports: free(prepared.plan.free_ports).map_err(EngineError::from)?,
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_owner: owner.or_else(caller),
         detached: args.detach,
@@ -59,8 +59,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         nonce: nonce(),
     };
     printer.say(&format!("run {}", circumstances.reservation.name()));
-    let mut request = request(&prepared, &project.root, circumstances, &variable)?;
-    give_free_ports(&mut request, workflows.get(&args.workflow.workflow)?.free_ports)?;
+    let request = request(&prepared, &project.root, circumstances, &variable)?;
     block_on(start(&engine, request, printer))
 }
 
@@ -100,22 +99,6 @@ pub(super) fn check(args: &WorkflowCheckArgs) -> Result<u8, CliError> {
 pub(super) fn schema() -> u8 {
     print_json(&json_schema());
     0
-}
-
-/// Tells the run of so many ports that nobody listens on now, as `PORT_0`, `PORT_1`, … below all its own variables.
-fn give_free_ports(request: &mut RunRequest, count: u16) -> Result<(), CliError> {
-    let failed = |error| CliError::Process("find a free port", error);
-    // Held until all are found, so that no port is found twice.
-    let listeners =
-        (0..count).map(|_| TcpListener::bind(("0.0.0.0", 0))).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mut settings = Vec::new();
-    for (index, listener) in listeners.iter().enumerate() {
-        let port = listener.local_addr().map_err(failed)?.port().to_string();
-        settings.push(EnvSetting::set(&format!("PORT_{index}"), &port)?);
-        request.ports.extend(port.parse::<Port>().ok());
-    }
-    request.options.env.splice(0..0, settings);
-    Ok(())
 }
 
 /// The workflow with its flags, in the environment we are in.
@@ -165,14 +148,10 @@ fn not_yet(args: &WorkflowRunArgs) -> Result<(), CliError> {
     }
 }
 
-/// The value of a secret; `None` when there is none of that name.
+/// The value of a secret, or why there is none.
 fn secret(store: &Store, name: &str) -> Result<Option<String>, String> {
-    let Ok(name) = name.parse() else { return Ok(None) };
-    match store.secrets().get(&name) {
-        Ok(value) => Ok(Some(value.expose().to_owned())),
-        Err(StoreError::NoSecret { .. }) => Ok(None),
-        Err(error) => Err(describe(&error)),
-    }
+    let name: SecretName = name.parse().map_err(|error: SecretNameError| error.to_string())?;
+    store.secrets().get(&name).map(|value| Some(value.expose().to_owned())).map_err(|error| describe(&error))
 }
 
 /// Reads `--artifact-owner`: `UID`, which is the group's number too, or `UID:GID`.

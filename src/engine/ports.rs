@@ -128,6 +128,16 @@ pub fn check_free(ports: &[Port]) -> Result<(), PortError> {
     Ok(())
 }
 
+/// Finds so many ports of this machine that nobody listens on. As with [`check_free`], one may be taken meanwhile.
+pub fn free(count: u16) -> Result<Vec<Port>, PortError> {
+    let bind = |source| PortError::Bind { port: 0, source };
+    // All at once: a port that is given back could be found again.
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))).collect::<io::Result<_>>().map_err(bind)?;
+    let ports = listeners.iter().filter_map(|listener| NonZeroU16::new(listener.local_addr().ok()?.port()));
+    Ok(ports.map(|port| Port { host: port, container: port }).collect())
+}
+
 /// What to say of ports that are mapped, where nothing maps them.
 #[must_use]
 pub fn warnings(ports: &[Port]) -> Vec<String> {

@@ -84,7 +84,7 @@ pub struct Workflow {
     /// `ports` as a list. At the key.
     pub ports: Option<At<Vec<At<Text<Port>>>>>,
     /// `ports` as a number: so many free ports, told to the run as `PORT_0`, `PORT_1`, …
-    pub free_ports: u16,
+    pub free_ports: Option<At<Text<u16>>>,
     /// `resources`.
     pub resources: Resources,
     /// `registry_auth`. At the key.
@@ -379,7 +379,7 @@ fn workflow(source: &Arc<Source>, item: Entry<'_>) -> Result<Workflow, Mistake> 
         cache: fields.read("cache", cache)?,
         deps: fields.read("deps", dependencies)?,
         ports: fields.get("ports").filter(Entry::is_list).map(ports).transpose()?,
-        free_ports: fields.get("ports").filter(|entry| !entry.is_list()).map_or(Ok(0), free_ports)?,
+        free_ports: fields.get("ports").filter(|entry| !entry.is_list()).map(free_ports).transpose()?,
         resources: fields.read("resources", resources)?.unwrap_or_default(),
         registry_auth: fields.read("registry_auth", registry_auth)?,
         file: at_key(&fields, "file", "a path")?,
@@ -570,16 +570,21 @@ fn ports(entry: Entry<'_>) -> Result<At<Vec<At<Text<Port>>>>, Mistake> {
     Ok(At { value, span: entry.key_span() })
 }
 
-/// `ports: 1` asks for one free port.
-fn free_ports(entry: Entry<'_>) -> Result<u16, Mistake> {
-    let text = entry.text(PORTS)?;
+/// A number of free ports.
+pub(super) fn free_ports_text(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|count| *count <= MAX_FREE_PORTS).ok_or_else(|| {
         let text = shown(text);
-        entry.bad_value(&format!(
+        format!(
             "`{text}` is not a number of free ports, expected 0 to {MAX_FREE_PORTS}\nhint: for port `{text}` itself write \
              `ports: [{text}]`"
-        ))
+        )
     })
+}
+
+/// `ports: 1` asks for one free port.
+fn free_ports(entry: Entry<'_>) -> Result<At<Text<u16>>, Mistake> {
+    let parsed = entry.parsed(PORTS, free_ports_text)?;
+    Ok(At { value: parsed.value, span: entry.key_span() })
 }
 
 pub(super) fn port(text: &str) -> Result<Port, String> {

@@ -114,6 +114,7 @@ pub struct Resolved {
     pub cache: Vec<Given<String>>,
     pub deps: Vec<Given<ResolvedDependency>>,
     pub ports: Vec<Given<Port>>,
+    pub free_ports: Option<Given<u16>>,
     pub cpu: Option<Given<f64>>,
     pub memory: Option<Given<ByteSize>>,
     pub shm_size: Option<Given<ByteSize>>,
@@ -287,6 +288,7 @@ pub fn resolve(workflow: &Workflow, values: &Values<'_>) -> Result<Resolved, Mis
         cache: fill.list("cache", workflow.cache.as_ref(), Filler::plain)?,
         deps: fill.list("deps", workflow.deps.as_ref(), Filler::dependency)?,
         ports: fill.list("ports", workflow.ports.as_ref(), |fill, key, at| fill.value(key, at, file::port))?,
+        free_ports: fill.typed("ports", workflow.free_ports.as_ref(), file::free_ports_text)?,
         cpu: fill.typed("cpu", cpu.as_ref(), file::cpus)?,
         memory: fill.typed("memory", memory.as_ref(), file::size_text)?,
         shm_size: fill.typed("shm_size", shm_size.as_ref(), file::size_text)?,
@@ -600,6 +602,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::file::parse;
+    use super::super::plan::plan;
     use super::*;
 
     /// One workflow with these lines, from line 3 on.
@@ -825,7 +828,7 @@ mod tests {
                 let values = Values { run_name: "r", args: &args, env: &env, secret: &secret };
                 match resolve(&file.workflows.remove(0), &values) {
                     Ok(resolved) => {
-                        let shown = format!("{resolved:?}");
+                        let shown = format!("{resolved:?} {:?}", plan(&resolved).map_err(|mistake| mistake.to_string()));
                         prop_assert!(!shown.contains("hunter2"), "{}", shown);
                     }
                     Err(mistake) => {

@@ -54,7 +54,7 @@ impl Overrides {
     /// A flag whose value is not one, or that contradicts another; a secret that is not there.
     pub fn apply(&self, workflow: &mut Resolved, values: &Values<'_>) -> Result<(), Mistake> {
         for name in &self.secrets {
-            self.secret(name, workflow, values)?;
+            add_secret(name, workflow, values)?;
         }
         for text in &self.env {
             let EnvEntry { name, value } = file::env_text(text).map_err(|reason| wrong("--env", &reason))?;
@@ -84,15 +84,6 @@ impl Overrides {
         self.gpu(workflow)
     }
 
-    fn secret(&self, name: &str, workflow: &mut Resolved, values: &Values<'_>) -> Result<(), Mistake> {
-        if let Some((name, _)) = name.split_once('=') {
-            let reason = format!("it takes a name only\nhint: `dockless secrets add {}` keeps a value", shown(name));
-            return Err(wrong("--secret", &reason));
-        }
-        file::env_text(name).map_err(|reason| wrong("--secret", &reason))?;
-        workflow.add_secret_env(name, values)
-    }
-
     fn gpu(&self, workflow: &mut Resolved) -> Result<(), Mistake> {
         let count = self.gpu.as_deref().map(|text| parsed("--gpu", text, file::gpu_count)).transpose()?;
         let memory = self.gpu_memory.as_deref().map(|text| size("--gpu-memory", text)).transpose()?;
@@ -118,6 +109,15 @@ impl Overrides {
         workflow.gpu = Some(given(flag, value));
         Ok(())
     }
+}
+
+fn add_secret(name: &str, workflow: &mut Resolved, values: &Values<'_>) -> Result<(), Mistake> {
+    if let Some((name, _)) = name.split_once('=') {
+        let reason = format!("it takes a name only\nhint: `dockless secrets add {}` keeps a value", shown(name));
+        return Err(wrong("--secret", &reason));
+    }
+    file::env_text(name).map_err(|reason| wrong("--secret", &reason))?;
+    workflow.add_secret_env(name, values)
 }
 
 /// Reads `PATH[:mount]`: the path, and whether it is mounted.
@@ -196,10 +196,6 @@ workflows:
         overrides
     }
 
-    fn some(text: &str) -> Option<String> {
-        Some(text.to_owned())
-    }
-
     #[test]
     fn no_flag_changes_nothing() {
         let plan = prepared(&Overrides::default()).unwrap().plan;
@@ -212,13 +208,13 @@ workflows:
         let Prepared { plan, shown } = prepared(&Overrides {
             env: vec!["A=x=y".to_owned(), "C".to_owned(), "D=".to_owned()],
             artifacts: vec!["./out/:mount".to_owned(), "/more".to_owned(), "~/h".to_owned()],
-            working_dir: some("src"),
-            cpu: some("0.5"),
-            memory: some("8GiB"),
-            shm_size: some("1 gb"),
-            gpu: some("2"),
-            gpu_name: some("A100"),
-            gpu_memory: some("40GB"),
+            working_dir: Some("src".to_owned()),
+            cpu: Some("0.5".to_owned()),
+            memory: Some("8GiB".to_owned()),
+            shm_size: Some("1 gb".to_owned()),
+            gpu: Some("2".to_owned()),
+            gpu_name: Some("A100".to_owned()),
+            gpu_memory: Some("40GB".to_owned()),
             ports: vec!["9090:8080".to_owned(), "81".to_owned()],
             secrets: vec!["TOKEN".to_owned()],
         })
@@ -245,16 +241,16 @@ workflows:
     #[test]
     fn gpu_flags_keep_what_they_do_not_name() {
         let gpus = |change: fn(&mut Overrides)| prepared(&with(change)).unwrap().plan.gpus;
-        assert_eq!(gpus(|o| o.gpu = some("0")), None);
-        let one = gpus(|o| o.gpu = some("1")).unwrap();
+        assert_eq!(gpus(|o| o.gpu = Some("0".to_owned())), None);
+        let one = gpus(|o| o.gpu = Some("1".to_owned())).unwrap();
         assert_eq!((one.count, one.name.as_deref()), (1, Some("K80")));
-        let named = gpus(|o| o.gpu_name = some("V100")).unwrap();
+        let named = gpus(|o| o.gpu_name = Some("V100".to_owned())).unwrap();
         assert_eq!(
             (named.count, named.name.as_deref(), named.memory),
             (4, Some("V100"), Some(ByteSize(12_000_000_000)))
         );
         let file = FILE.replace("gpu: {name: K80, count: 4, memory: 12GB}", "gpu: 0");
-        let named = prepared_in(&file, &with(|o| o.gpu_memory = some("1GB"))).unwrap().plan.gpus.unwrap();
+        let named = prepared_in(&file, &with(|o| o.gpu_memory = Some("1GB".to_owned()))).unwrap().plan.gpus.unwrap();
         assert_eq!(named.count, 1);
     }
 
@@ -276,20 +272,20 @@ workflows:
                 with(|o| o.artifacts = vec!["a".to_owned(), "/workflow/a/b".to_owned()]),
                 "`/workflow/a/b` and `a` of `--artifact`",
             ),
-            (with(|o| o.working_dir = some("../x")), "`--workdir` is wrong: `../x` contains `..`"),
-            (with(|o| o.working_dir = some("")), "`--workdir` is wrong: `` is empty"),
-            (with(|o| o.cpu = some("0")), "`--cpu` is wrong: `0` is not a number of cores"),
+            (with(|o| o.working_dir = Some("../x".to_owned())), "`--workdir` is wrong: `../x` contains `..`"),
+            (with(|o| o.working_dir = Some(String::new())), "`--workdir` is wrong: `` is empty"),
+            (with(|o| o.cpu = Some("0".to_owned())), "`--cpu` is wrong: `0` is not a number of cores"),
             (
-                with(|o| o.memory = some("1kb")),
+                with(|o| o.memory = Some("1kb".to_owned())),
                 "`--memory` is wrong: 1000 B is too little to start with, the least is 6 MiB",
             ),
-            (with(|o| o.memory = some("0")), "hint: leave the flag away for no limit"),
-            (with(|o| o.shm_size = some("big")), "`--shm-size` is wrong: size `big` is malformed"),
-            (with(|o| o.gpu = some("all")), "`--gpu` is wrong: `all` is not a number of GPUs"),
-            (with(|o| o.gpu_name = some("")), "`--gpu-name` is wrong: it is empty"),
-            (with(|o| o.gpu_memory = some("x")), "`--gpu-memory` is wrong: size `x` is malformed"),
+            (with(|o| o.memory = Some("0".to_owned())), "hint: leave the flag away for no limit"),
+            (with(|o| o.shm_size = Some("big".to_owned())), "`--shm-size` is wrong: size `big` is malformed"),
+            (with(|o| o.gpu = Some("all".to_owned())), "`--gpu` is wrong: `all` is not a number of GPUs"),
+            (with(|o| o.gpu_name = Some(String::new())), "`--gpu-name` is wrong: it is empty"),
+            (with(|o| o.gpu_memory = Some("x".to_owned())), "`--gpu-memory` is wrong: size `x` is malformed"),
             (
-                with(|o| (o.gpu, o.gpu_name) = (some("0"), some("K80"))),
+                with(|o| (o.gpu, o.gpu_name) = (Some("0".to_owned()), Some("K80".to_owned()))),
                 "`--gpu` is wrong: `0` takes the GPUs away, and `--gpu-name` asks for one",
             ),
             (with(|o| o.ports = vec!["0".to_owned()]), "`--ports` is wrong: `0` is not a port"),

@@ -50,6 +50,8 @@ pub struct Plan {
     pub deps: Vec<ResolvedDependency>,
     /// Ports; no two of them are one of the host.
     pub ports: Vec<Port>,
+    /// How many ports it needs that nobody else has, whichever they are.
+    pub free_ports: u16,
     /// Number of cores, at least [`MIN_CPUS`](super::file::MIN_CPUS).
     pub cpus: Option<f64>,
     /// Memory limit.
@@ -126,6 +128,7 @@ pub fn plan(workflow: &Resolved) -> Result<Plan, Mistake> {
         cache,
         deps: check.deps()?,
         ports: check.ports()?,
+        free_ports: workflow.free_ports.as_ref().map_or(0, |given| given.value),
         working_dir,
         home_dir,
         cpus: check.cpus()?,
@@ -422,6 +425,7 @@ workflows:
                 cache: Vec::new(),
                 deps: Vec::new(),
                 ports: Vec::new(),
+                free_ports: 0,
                 cpus: None,
                 memory: None,
                 shm_size: None,

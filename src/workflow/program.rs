@@ -10,6 +10,8 @@
 //! The commands are, in this order and in one shell: `before_run`, the installation of `requirements`, then `commands`, or
 //! without them `python FILE ARGS`. `version` makes it `python3.X`; without it `python` is what the image calls so.
 
+use std::borrow::Cow;
+
 use super::commands::{Joined, Reader, join};
 use super::interpolate::{Command, Filled, Given, Place, Resolved, ResolvedEntrypoint};
 use super::mistake::{Mistake, shown};
@@ -127,7 +129,7 @@ fn quoted(workflow: &Resolved, given: &Given<Filled>, key: &str) -> Result<Fille
     let quote = |path: &str| {
         let dot = if path.starts_with('-') { "./" } else { "" };
         // Files hold no NUL, and nothing that is filled in does.
-        shlex::try_quote(&format!("{dot}{path}")).map_or_else(|_| String::new(), |word| word.into_owned())
+        shlex::try_quote(&format!("{dot}{path}")).map_or_else(|_| String::new(), Cow::into_owned)
     };
     if given.value.is_secret() {
         return Ok(Filled::plain(quote(given.value.expose())).shown_as(given.value.masked().to_owned()));

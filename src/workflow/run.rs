@@ -59,6 +59,8 @@ pub struct Circumstances<'a> {
     pub host_name: &'a str,
     /// How many GPUs it gets, for `DOCKLESS_GPUS_NUM`.
     pub gpus: u32,
+    /// Ports of the machine that nobody has, as many as [`Plan::free_ports`]; the run is told them as `PORT_0`, `PORT_1`, …
+    pub free_ports: Vec<Port>,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
     /// User and group that saved files of the container's root are given to.
@@ -89,6 +91,7 @@ pub fn request(
         user: username.expose().to_owned(),
         password: Secret::new(password.expose()),
     });
+    let given = plan.ports.iter().filter_map(|port| port.to_string().parse::<Port>().ok());
     Ok(RunRequest {
         reservation,
         origin: Origin {
@@ -106,7 +109,7 @@ pub fn request(
         stdin: None,
         detached: circumstances.detached,
         interruptible: plan.interruptible,
-        ports: plan.ports.iter().filter_map(|port| port.to_string().parse::<Port>().ok()).collect(),
+        ports: given.chain(circumstances.free_ports).collect(),
         gpus: plan.gpus.as_ref().map(asked_gpus),
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,
@@ -138,12 +141,14 @@ fn env(
 ) -> Result<Vec<EnvSetting>, SpecError> {
     let builtin = builtin_env(name, circumstances.host_name, plan, circumstances.gpus);
     let builtin = builtin.iter().map(|(key, value)| EnvSetting::set(key, value));
+    let ports = circumstances.free_ports.iter().enumerate();
+    let ports = ports.map(|(index, port)| EnvSetting::set(&format!("PORT_{index}"), &port.container().to_string()));
     let secrets = plan.secret_env.iter().map(|(key, value)| EnvSetting::set(key, value.expose()));
     let own = plan.env.iter().map(|(key, value)| match value {
         Some(value) => EnvSetting::set(key, value.expose()),
         None => EnvSetting::parse(key, caller),
     });
-    builtin.chain(secrets).chain(own).collect()
+    builtin.chain(ports).chain(secrets).chain(own).collect()
 }
 
 fn options(plan: &Plan, project: &Path, env: Vec<EnvSetting>) -> Result<Options, SpecError> {

@@ -12,6 +12,7 @@
 //! | `artifacts` | list of `{path, mount}` |
 //! | `deps` | list of `{workflow}` or `{tag}` |
 //! | `ports` | list of `HOST:CONTAINER` |
+//! | `free_ports` | number; in a file, `ports: NUMBER` |
 //! | `resources` | `{cpu, memory, shm_size, gpu: {count, name, memory}, interruptible}`, sizes exact as `8GiB` |
 //! | `registry_auth` | `{username, password}`, both masked |
 
@@ -58,6 +59,8 @@ pub struct Shown {
     pub deps: Vec<ShownDependency>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_ports: Option<u16>,
     #[serde(default, skip_serializing_if = "ShownResources::is_empty")]
     pub resources: ShownResources,
 }
@@ -155,6 +158,7 @@ impl Shown {
             cache: plan.cache.iter().map(|dir| dir.display().to_string()).collect(),
             deps: plan.deps.iter().map(dependency).collect(),
             ports: plan.ports.iter().map(ToString::to_string).collect(),
+            free_ports: Some(plan.free_ports).filter(|count| *count > 0),
             resources: resources(plan),
         }
     }
@@ -300,7 +304,7 @@ workflows:
             assert_eq!(serde_json::from_str::<Shown>(&json).unwrap(), shown);
             let yaml = serde_yaml::to_string(&shown).unwrap();
             assert!(!yaml.contains("hunter2"), "{yaml}");
-            let indented: String = yaml.lines().map(|line| format!("    {line}\n")).collect();
+            let indented = yaml.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
             let item = indented.replacen("    ", "  - ", 1);
             let other = "  - {name: other, image: i}\n";
             let file = format!("workflows:\n{item}{}", other.replace("other", if name == "a" { "b" } else { "a" }));

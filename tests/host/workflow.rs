@@ -200,7 +200,7 @@ fn mistakes_are_told_with_their_place() {
         ),
         (
             TRAIN.replace("    image: app", "    image: app\n    env: ['A=${{ secrets.NONE }}']"),
-            &["workflows.yaml:5:14", "there is no secret `NONE`", "hint: "],
+            &["workflows.yaml:5:14", "no secret `NONE`", "hint: "],
         ),
         (TRAIN.replace("workflows:", "workflow:"), &["workflows.yaml:1:1", "`workflow`", "`workflows`"]),
         (TRAIN.replace("image: app", "image: 'app"), &["workflows.yaml:"]),

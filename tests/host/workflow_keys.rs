@@ -3,12 +3,12 @@
 use std::fs;
 
 use crate::base::{app, app_with};
-use crate::support::env::{Output, TestEnv, finish};
+use crate::support::env::{Output, TestEnv, finish, finish_with};
 use crate::support::image::ImageBuilder;
 
 /// Writes one workflow `w` with these lines and the image `app`.
 fn write(env: &TestEnv, lines: &str) {
-    let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    let indented = lines.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
     env.write(".dstack/workflows.yaml", format!("workflows:\n  - name: w\n    image: app\n{indented}"));
 }
 
@@ -141,7 +141,7 @@ fn directories_are_as_asked() {
 fn arguments_arrive_word_for_word() {
     let Some(env) = app_with(|image| teller(image, "bin/tell")) else { return };
     let args = ["a b", "it's", "\"quoted\"", "$HOME `id` \\", "", "*", "--flag", "one\ntwo", "\u{e4}"];
-    let expected: String = args.iter().map(|arg| format!("<{arg}>\n")).collect();
+    let expected = args.iter().map(|arg| format!("<{arg}>\n")).collect::<Vec<_>>().concat();
     for lines in [
         "commands: ['tell ${{ run.args }}']",
         "commands: [cd /, 'tell ${{ run.args }} | cat', 'true']",
@@ -178,6 +178,14 @@ fn variables_of_the_caller_are_filled_in() {
     let mut command = env.command(["workflow", "run", "w", "--name", &env.name()]);
     assert_eq!(finish(command.env("WHO", "${{ run.name }} $(echo x)")).text(), "1 ${{ run.name }} $(echo x)");
     run(&env, &[]).refused(125, &["workflows.yaml:4:26", "the variable `WHO` is not set", "hint: "]);
+}
+
+#[test]
+fn free_ports_are_told_to_the_run() {
+    let Some(env) = app() else { return };
+    let ports = printed(&env, "ports: 2\ncommands: ['echo $PORT_0 $PORT_1 $PORT_2']", &[]);
+    let ports: Vec<u16> = ports.split(' ').map(|port| port.parse().unwrap()).collect();
+    assert!(ports.len() == 2 && ports[0] != ports[1] && !ports.contains(&0), "{ports:?}");
 }
 
 #[test]
@@ -252,5 +260,45 @@ fn a_run_of_an_image_keeps_artifacts_as_well() {
     ] {
         env.run([&["run"], flags, &["app", "true"]].concat()).refused(125, words);
     }
+    env.assert_clean();
+}
+
+/// A secret reaches the workload in each way, and nobody else.
+#[test]
+fn secrets_reach_the_workload_and_nothing_else() {
+    let Some(env) = app_with(|image| image.env("TOKEN", "image")) else { return };
+    let value = "hunter2-and-more";
+    finish_with(&mut env.command(["secrets", "add", "TOKEN"]), value.as_bytes()).code(0);
+    write(
+        &env,
+        "env: ['FROM_FILE=x-${{ secrets.TOKEN }}', OVER=file]\nentrypoint: [/bin/sh, -c]\n\
+         commands:\n  - test \"$FROM_FILE\" = x-hunter2-\"and-more\"\n  - printf %s '${{ secrets.TOKEN }}' | md5sum\n\
+         \x20 - echo said $TOKEN $OVER\n  - test a = ${{ secrets.TOKEN }} || exit 3",
+    );
+    let name = env.name();
+    let flags = ["--secret", "TOKEN", "-e", "OVER=flag"];
+    let output = env.run([&["workflow", "run", "w", "--name", &name][..], &flags].concat()).code(3);
+    let md5 = crate::support::env::tool("sh", ["-c", &format!("printf %s {value} | md5sum")]);
+    let mut lines = output.stdout.lines();
+    assert_eq!(lines.next(), Some(md5.as_str()), "{output:?}");
+    let said = lines.next().unwrap();
+    assert!(said.starts_with("said ") && said.ends_with(" flag") && !said.contains("image"), "{said}");
+    assert!(output.stderr.contains("command 4 of 4, `test a = **** || exit 3`"), "{}", output.stderr);
+    // `--secret` stands below the workflow's own variables, and those below `--env`.
+    write(&env, "env: [TOKEN=file]\ncommands: [echo $TOKEN]");
+    assert_eq!(run(&env, &["--secret", "TOKEN"]).text(), "file");
+    for words in [&["inspect", &name][..], &["logs", &name], &["ps", "-a", "--format", "json"]] {
+        let shown = env.run(words).code(0);
+        assert!(!shown.stdout.contains(value) && !shown.stderr.contains(value), "{words:?}: {shown:?}");
+    }
+    assert!(!format!("{output:?}").contains(value), "{output:?}");
+    let dir = env.root().join("runs").join(&name);
+    for entry in crate::support::env::entries(&dir).into_iter().filter(|path| path.is_file()) {
+        let content = fs::read(&entry).unwrap();
+        let found = content.windows(value.len()).any(|window| window == value.as_bytes());
+        assert!(!found, "the secret stands in {}", entry.display());
+    }
+    write(&env, "commands: ['echo ${{ secrets.TOKE }}']");
+    run(&env, &[]).refused(125, &["workflows.yaml:4:22", "`TOKE`", "`TOKEN`"]);
     env.assert_clean();
 }

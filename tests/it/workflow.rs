@@ -99,7 +99,7 @@ fn mistakes_of_flags() {
     ] {
         let output = show(&env, words);
         assert_eq!((output.code, output.stdout.as_str()), (125, ""), "{words:?}: {output:?}");
-        text.push_str(&format!("$ dockless workflow show {}\n{}\n", words.join(" "), output.stderr));
+        text.extend(["$ dockless workflow show ", &words.join(" "), "\n", &output.stderr, "\n"]);
     }
     assert_snapshot("flag_mistakes", &text);
     // `workflow run` takes the same flags, and finds the same before it opens a store.
@@ -131,12 +131,12 @@ fn mistakes_of_a_workflow() {
         "image: i\nports: [80, 80]",
         "image: i\nresources: {memory: 1MB}",
     ] {
-        let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+        let indented = lines.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat();
         let other = "  - {name: other, image: i, deps: [{workflow: me}]}\n";
         let env = env(&format!("workflows:\n  - name: me\n{indented}{other}"));
         let output = show(&env, &["me"]);
         assert_eq!((output.code, output.stdout.as_str()), (125, ""), "{lines}: {output:?}");
-        text.push_str(&format!("{lines}\n\n{}\n\n", output.stderr));
+        text.extend([lines, "\n\n", &output.stderr, "\n\n"]);
     }
     assert_snapshot("workflow_mistakes", &text);
 }
