@@ -68,7 +68,7 @@ pub(super) enum Command {
 }
 
 /// How much is said.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct TalkArgs {
     /// Say nothing but errors.
     #[arg(short, long)]
@@ -191,6 +191,8 @@ pub(super) struct RunArgs {
     /// Save this directory when the run ends; with `:mount`, it is visible while the run goes on.
     #[arg(short, long, value_name = "PATH[:mount]", conflicts_with = "rm")]
     pub(super) artifact: Vec<String>,
+    #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
     /// Pass standard input on.
     #[arg(short, long, conflicts_with = "detach")]
     pub(super) interactive: bool,
@@ -471,7 +473,7 @@ pub(super) enum ArtifactsCommand {
     /// Copy what a run saved to a directory.
     Cp(ArtifactsCpArgs),
     /// Remove what runs saved; the runs themselves stay.
-    Rm(RmArgs),
+    Rm(ArtifactsRmArgs),
     /// Save what could not be saved when a run ended.
     Save(ArtifactsSaveArgs),
 }
@@ -482,7 +484,20 @@ pub(super) struct ArtifactsLsArgs {
     #[arg(value_name = "RUN|:TAG")]
     pub(super) run: String,
     #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
+    #[command(flatten)]
     pub(super) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactsRmArgs {
+    /// Which runs.
+    #[arg(required = true, value_name = "RUN|:TAG")]
+    pub(super) runs: Vec<String>,
+    #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Args)]
@@ -492,6 +507,8 @@ pub(super) struct ArtifactsCpArgs {
     pub(super) source: String,
     /// Directory to copy into; made when missing.
     pub(super) destination: PathBuf,
+    #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
 }
