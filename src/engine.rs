@@ -3,8 +3,14 @@
 //! What it needs comes as arguments: directories, credentials, names, the time. It prints nothing and reads no environment,
 //! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
 
+mod admit;
+mod control;
 mod images;
+pub mod inputs;
+pub mod ports;
 mod prepare;
+pub mod removal;
+pub mod resources;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -19,17 +25,28 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use self::admit::{Admitted, admit};
 pub use self::images::ReadyImage;
+use self::inputs::{DepRequest, InputError};
+use self::ports::{Port, PortError};
+use self::resources::{AskedGpus, Unmet};
 use crate::artifact::{ArtifactError, Declared};
-use crate::container::{CgroupError, HostError, cpu_count};
+use crate::container::{CgroupError, HostError};
 use crate::image::{Observer, Platform, Reference};
-use crate::registry::{self, RegistryError};
+use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, Store, StoreError};
+use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
 use crate::supervisor::protocol::Event;
+pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
+
+/// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
+pub const STEP_FILE: &str = "/run/dockless/step";
+
+/// Where the project directory of a workflow is in the container.
+pub const PROJECT_DIR: &str = "/workflow";
 
 /// When an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +68,8 @@ pub struct ImageRequest {
     pub platform: Platform,
     /// Whether to ask the registry.
     pub pull: PullPolicy,
+    /// A credential for the image's registry; it wins over auth files, and no other registry is shown it.
+    pub login: Option<Login>,
 }
 
 /// A run as it is asked for.
@@ -58,8 +77,8 @@ pub struct ImageRequest {
 pub struct RunRequest {
     /// Its name, taken for it ([`Store::create_run`]).
     pub reservation: Reservation,
-    /// The workflow it comes from.
-    pub workflow: Option<String>,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What it runs in.
     pub image: ImageRequest,
     /// Command, environment, mounts, limits.
@@ -76,10 +95,64 @@ pub struct RunRequest {
     pub keep: bool,
     /// What the container reads; nothing when there is none.
     pub stdin: Option<OwnedFd>,
+    /// It goes on without whoever starts it.
+    pub detached: bool,
+    /// SIGTERM to the tool means that the machine is being taken away.
+    pub interruptible: bool,
+    /// Ports that the workload listens on.
+    pub ports: Vec<Port>,
+    /// What it reads and writes of earlier runs.
+    pub inputs: InputsWanted,
+    /// GPUs that it needs.
+    pub gpus: Option<AskedGpus>,
+    /// What happens when the machine cannot give what is asked for.
+    pub host_check: HostCheck,
+    /// The tag it gets if it ends well.
+    pub tag: Option<TagName>,
+    /// How its supervisor goes about it.
+    pub conduct: Conduct,
     /// The time now (RFC 3339, UTC).
     pub created: String,
     /// Any number; tells runs of one name apart.
     pub nonce: u32,
+}
+
+impl RunRequest {
+    /// Where the project is in the container.
+    fn project_place(&self) -> Option<&Path> {
+        self.origin.project.is_some().then_some(Path::new(PROJECT_DIR))
+    }
+}
+
+/// Artifacts of earlier runs, and caches.
+#[derive(Debug, Clone, Default)]
+pub struct InputsWanted {
+    /// Whose artifacts.
+    pub deps: Vec<DepRequest>,
+    /// The directories in the container that are kept from run to run.
+    pub caches: Vec<PathBuf>,
+}
+
+/// Whether a run's limits are also what the machine must have, beside what other runs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostCheck {
+    /// Limits are limits, as docker has it.
+    None,
+    /// The run is refused.
+    Refuse,
+    /// The run goes on, with a warning.
+    Warn,
+}
+
+/// Where a run comes from: nothing for one of an image.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The workflow.
+    pub workflow: Option<String>,
+    /// The directory of its project.
+    pub project: Option<PathBuf>,
+    /// The workflow after interpolation, secrets masked.
+    pub resolved: Option<serde_json::Value>,
 }
 
 /// Where everything is kept and how registries are spoken to.
@@ -137,6 +210,15 @@ pub enum EngineError {
     /// No supervisor.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The machine cannot give what was asked for.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
+    /// An earlier run does not give what is wanted of it.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// A port cannot be had.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// Cleaning up after killed processes failed.
     #[error(transparent)]
     Sweep(#[from] SweepError),
@@ -214,19 +296,21 @@ impl Engine {
 
     /// Has the image in the store, unpacked, whatever that takes.
     pub async fn image(&self, request: &ImageRequest, observer: &Arc<dyn Observer>) -> Result<ReadyImage, EngineError> {
-        images::ready(&self.store, &self.settings.registry, request, observer).await
+        images::ready(&self.store, &self.settings.registry, request, observer, &mut || ()).await
     }
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
-    pub async fn run(&self, request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
-        // What the machine does not have is told before anything is fetched.
-        request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
+    pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        let Admitted { record, warnings, mounts } = admit(&self.store, &mut request)?;
+        request.options.mounts.extend(mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
-        let image = self.image(&request.image, observer).await?;
-        let prepared = prepare::run(&self.store, &self.settings.state, request, &image)?;
+        let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
+        let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
+        let prepared = prepare::run(&self.store, &self.settings.state, request, record, &mounts, &image)?;
         let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
         prepared.reservation.keep();
-        Run::new(supervisor, prepared.request.record.name, prepared.warnings, prepared.notes)
+        let warnings = [warnings, prepared.warnings].concat();
+        Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)
     }
 
     /// The runtime spec that a run with these options would have.
@@ -304,9 +388,9 @@ impl Run {
         &self.notes
     }
 
-    /// Sends a signal to the workload.
-    pub fn signal(&self, number: i32) {
-        self.supervisor.signal(number);
+    /// Tells the supervisor what to do with the workload. One that is gone is no error: its end is told by the events.
+    pub fn order(&self, order: &Order) {
+        self.supervisor.order(order);
     }
 
     /// What happens next; `None` when the supervisor is gone. Safe to cancel.

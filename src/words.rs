@@ -1,4 +1,4 @@
-//! Text for people: an error with its causes, and foreign text made harmless. Imports nothing.
+//! Text for people: an error with its causes, foreign text made harmless, the word that was meant. Imports nothing of ours.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -33,6 +33,21 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
+/// The candidate that `word` was most likely meant to be, if one is near enough for that.
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase();
+    // A longer word would cost time and is nobody's slip of the finger.
+    if word.len() > 100 {
+        return None;
+    }
+    candidates
+        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +70,25 @@ mod tests {
     #[test]
     fn terminals_are_not_driven() {
         assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+    }
+
+    #[test]
+    fn nearest_is_a_slip_and_not_any_word() {
+        let known = ["image", "commands", "env", "resources", "gpu", "cpu"];
+        for (word, expected) in [
+            ("imagee", Some("image")),
+            ("imgae", Some("image")),
+            ("Image", Some("image")),
+            ("command", Some("commands")),
+            ("resource", Some("resources")),
+            ("envs", Some("env")),
+            ("gpus", Some("gpu")),
+            ("volume", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, known.into_iter()), expected, "{word}");
+        }
+        assert_eq!(nearest(&"i".repeat(1 << 20), known.into_iter()), None);
     }
 }

@@ -130,6 +130,17 @@ impl ArtifactStore {
         Err(ArtifactError::NoArtifacts { run: run.clone() })
     }
 
+    /// The saved artifacts of a run that has ended, where they are; empty when nothing was saved.
+    pub fn saved(&self, run: &RunName) -> Result<Vec<Prepared>, ArtifactError> {
+        let places = self.places(run, Path::new(""));
+        let artifacts = read_manifest(&places.saved)?.map(|manifest| manifest.artifacts).unwrap_or_default();
+        let prepared = artifacts.into_iter().map(|artifact| Prepared {
+            host_dir: places.in_store(&artifact.path, artifact.mount),
+            declared: Declared { path: artifact.path, container_path: artifact.container_path, mount: artifact.mount },
+        });
+        Ok(prepared.filter(|artifact| artifact.host_dir.is_dir()).collect())
+    }
+
     /// The runs that have artifacts or are writing some, by name.
     pub fn runs(&self) -> Result<Vec<RunName>, ArtifactError> {
         let failed = || ArtifactError::io("list", &self.directory);
@@ -157,6 +168,12 @@ impl ArtifactStore {
         }
         self.sweep_one(&going)?;
         Ok(true)
+    }
+
+    /// Removes what a run has written so far, saved or not: somebody wants nothing of it.
+    pub fn give_up(&self, run: &RunName, run_dir: &Path) -> Result<(), ArtifactError> {
+        remove_tree(run_dir, &self.places(run, run_dir).staging)?;
+        self.remove(run).map(drop)
     }
 
     /// Finishes removals that were cut short.

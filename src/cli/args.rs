@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::duration::Span;
+
 /// Run containers from OCI images, without a daemon.
 #[derive(Debug, Parser)]
 #[command(name = "dockless", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
@@ -42,14 +44,27 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Stop runs, save their artifacts, and wait for their end.
+    Stop(StopArgs),
+    /// Wait for the end of runs and print their exit codes.
+    Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
     Rm(RmArgs),
     /// Run the workflows of a project.
     #[command(subcommand)]
     Workflow(WorkflowCommand),
-    /// Look at the artifacts of runs.
+    /// Look at the artifacts of runs, and remove them.
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),
+    /// Name runs that are to be found again.
+    #[command(subcommand)]
+    Tags(TagsCommand),
+    /// Keep values that workflows ask for by name and that nobody else is to see.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
+    /// Remove what is no longer needed.
+    #[command(subcommand)]
+    Prune(PruneCommand),
 }
 
 /// How much is said.
@@ -173,9 +188,15 @@ pub(super) struct RunArgs {
     /// Keep the writable layer at the end of the run.
     #[arg(long, conflicts_with = "rm")]
     pub(super) keep: bool,
+    /// Save this directory when the run ends; with `:mount`, it is visible while the run goes on.
+    #[arg(short, long, value_name = "PATH[:mount]", conflicts_with = "rm")]
+    pub(super) artifact: Vec<String>,
     /// Pass standard input on.
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "detach")]
     pub(super) interactive: bool,
+    /// Print the run's name once its command runs, and let it go on.
+    #[arg(short, long)]
+    pub(super) detach: bool,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
     /// The image, and the command with its arguments.
@@ -251,8 +272,9 @@ pub(super) struct PsArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub(super) all: bool,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
+    /// Only the names, one a line.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
     #[command(flatten)]
     pub(super) list: ListArgs,
 }
@@ -262,14 +284,48 @@ pub(super) struct LogsArgs {
     /// Stay until the run ends.
     #[arg(short, long)]
     pub(super) follow: bool,
+    /// Only what was written since then: a time (`2026-01-02T15:04:05Z`, UTC when no zone is given) or how long ago (`5m`).
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only what was written until then.
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Only so many of the last lines, or `all`.
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
+    pub(super) tail: String,
+    /// Begin each line with the time at which it was written.
+    #[arg(short, long)]
+    pub(super) timestamps: bool,
     /// Which run.
     pub(super) run: String,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct RmArgs {
+pub(super) struct StopArgs {
+    /// How long the workload has after its stop signal before it is killed, e.g. `30s`, `2m` [default: the run's own, 10s].
+    #[arg(short, long, value_name = "DURATION")]
+    pub(super) grace: Option<Span>,
+    /// Kill at once and save nothing.
+    #[arg(long, conflicts_with = "grace")]
+    pub(super) abort: bool,
     /// Which runs.
     #[arg(required = true)]
+    pub(super) runs: Vec<String>,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Which runs.
+    #[arg(required = true)]
+    pub(super) runs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RmArgs {
+    /// Which runs.
+    #[arg(required = true, value_name = "RUN|:TAG")]
     pub(super) runs: Vec<String>,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
@@ -279,24 +335,116 @@ pub(super) struct RmArgs {
 pub(super) enum WorkflowCommand {
     /// Run a workflow.
     Run(Box<WorkflowRunArgs>),
+    /// Show what `workflow run` would run, with everything filled in and secrets masked.
+    Show(Box<WorkflowShowArgs>),
     /// List the workflows of the project.
     List(WorkflowListArgs),
+    /// Tell every mistake in the workflow files; ends with 1 when there is one.
+    Check(WorkflowCheckArgs),
+    /// Print the JSON Schema of workflow files, for editors.
+    Schema,
 }
 
+/// Which workflow, and what is to be other than in its file.
 #[derive(Debug, Args)]
-pub(super) struct WorkflowRunArgs {
+pub(super) struct WorkflowArgs {
     /// Name of the workflow.
     pub(super) workflow: String,
+    /// What `${{ run.args }}` stands for; a `file` that is run gets it in any case.
+    #[arg(last = true, value_name = "ARGS")]
+    pub(super) args: Vec<String>,
     /// Read this file instead of looking for `.dstack/workflows.yaml`.
     #[arg(short, long, value_name = "FILE")]
     pub(super) file: Option<PathBuf>,
     /// Name of the run.
     #[arg(long)]
     pub(super) name: Option<String>,
+    /// Set an environment variable, over the workflow's; without a value, the caller's.
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// Give the run a secret as the variable of that name.
+    #[arg(long, value_name = "NAME")]
+    pub(super) secret: Vec<String>,
+    /// Keep this directory too; with `:mount`, it is visible while the run goes on.
+    #[arg(short, long, value_name = "PATH[:mount]")]
+    pub(super) artifact: Vec<String>,
+    /// Working directory, relative to the project.
+    #[arg(short, long, visible_alias = "working-dir", value_name = "DIR")]
+    pub(super) workdir: Option<String>,
+    /// Number of cores, in fractions if need be.
+    #[arg(long, value_name = "N")]
+    pub(super) cpu: Option<String>,
+    /// Memory, e.g. `512MB`, `8GiB`, as in the file.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
+    /// Size of /dev/shm, e.g. `8GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) shm_size: Option<String>,
+    /// Number of GPUs; `0` runs without.
+    #[arg(long, value_name = "N")]
+    pub(super) gpu: Option<String>,
+    /// Model of the GPUs, e.g. `V100`.
+    #[arg(long, value_name = "NAME")]
+    pub(super) gpu_name: Option<String>,
+    /// The least memory of each GPU, e.g. `16GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) gpu_memory: Option<String>,
+    /// Publish a port.
+    #[arg(short, long, visible_alias = "port", value_name = "[HOST:]CONTAINER")]
+    pub(super) ports: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowRunArgs {
+    #[command(flatten)]
+    pub(super) workflow: WorkflowArgs,
+    /// Do not stay: print the name of the run once it is started.
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// Give the run this tag when it is done.
+    #[arg(short, long, value_name = "TAG")]
+    pub(super) tag: Option<String>,
+    /// Who owns the saved files that root wrote in the container [default: whoever called sudo].
+    #[arg(long, value_name = "UID[:GID]")]
+    pub(super) artifact_owner: Option<String>,
+    #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
+    /// Run even if this machine has less than the workflow asks for.
+    #[arg(long)]
+    pub(super) ignore_host_check: bool,
+    /// How long a run that is asked to stop has for that, e.g. `30s`, `2m`.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(super) grace: Span,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
+}
+
+/// Where artifacts are kept.
+#[derive(Debug, Args)]
+pub(super) struct ArtifactStoreArgs {
+    /// Where artifacts are kept: `s3://BUCKET/PREFIX`, or a directory [default: in the store].
+    #[arg(long, value_name = "URL", env = "DOCKLESS_ARTIFACT_STORE")]
+    pub(super) artifact_store: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowShowArgs {
+    #[command(flatten)]
+    pub(super) workflow: WorkflowArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "yaml")]
+    pub(super) format: ShowFormat,
+}
+
+/// How a workflow is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ShowFormat {
+    /// As in a workflow file.
+    Yaml,
+    /// One JSON document.
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -308,17 +456,30 @@ pub(super) struct WorkflowListArgs {
     pub(super) list: ListArgs,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct WorkflowCheckArgs {
+    /// Check this file instead of those of the project.
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) list: ListArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum ArtifactsCommand {
     /// List what a run saved.
     Ls(ArtifactsLsArgs),
     /// Copy what a run saved to a directory.
     Cp(ArtifactsCpArgs),
+    /// Remove what runs saved; the runs themselves stay.
+    Rm(RmArgs),
+    /// Save what could not be saved when a run ended.
+    Save(ArtifactsSaveArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ArtifactsLsArgs {
     /// Which run.
+    #[arg(value_name = "RUN|:TAG")]
     pub(super) run: String,
     #[command(flatten)]
     pub(super) list: ListArgs,
@@ -327,10 +488,107 @@ pub(super) struct ArtifactsLsArgs {
 #[derive(Debug, Args)]
 pub(super) struct ArtifactsCpArgs {
     /// Which run, and below it which path.
-    #[arg(value_name = "RUN[/PATH]")]
+    #[arg(value_name = "RUN|:TAG[/PATH]")]
     pub(super) source: String,
     /// Directory to copy into; made when missing.
     pub(super) destination: PathBuf,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactsSaveArgs {
+    /// Which run.
+    #[arg(value_name = "RUN|:TAG")]
+    pub(super) run: String,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TagsCommand {
+    /// List the tags.
+    List(ListArgs),
+    /// Give a run a tag, which another run may have had until now.
+    Add(TagsAddArgs),
+    /// Take tags away; the runs stay.
+    Delete(TagsDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TagsAddArgs {
+    /// The tag.
+    pub(super) tag: String,
+    /// Which run.
+    #[arg(value_name = "RUN|:TAG")]
+    pub(super) run: String,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TagsDeleteArgs {
+    /// The tags.
+    #[arg(required = true, value_name = "TAG")]
+    pub(super) tags: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretsCommand {
+    /// Keep a secret; its value is read from standard input.
+    Add(SecretsAddArgs),
+    /// List names and dates, never values.
+    List(ListArgs),
+    /// Forget secrets.
+    Delete(SecretsDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SecretsAddArgs {
+    /// Its name, which can be that of a variable.
+    pub(super) name: String,
+    // Only to be refused with the reason.
+    #[arg(hide = true)]
+    pub(super) value: Option<String>,
+    /// Take the value from a file, as it stands; without this and `--env` a line break at its end is left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "env")]
+    pub(super) file: Option<PathBuf>,
+    /// Take the value from a variable of the environment.
+    #[arg(long, value_name = "VARIABLE")]
+    pub(super) env: Option<String>,
+    /// Replace a secret of that name.
+    #[arg(short, long)]
+    pub(super) force: bool,
+    #[command(flatten)]
+    pub(super) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SecretsDeleteArgs {
+    /// Their names.
+    #[arg(required = true, value_name = "NAME")]
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PruneCommand {
+    /// Remove ended runs (record, log, artifacts) that have no tag and that no run uses.
+    Runs(PruneArgs),
+    /// Remove caches that no run uses.
+    Cache(PruneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    /// Only what ended, or was last used, longer ago than this, e.g. `12h`, `7d`.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) older_than: Option<Span>,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) talk: TalkArgs,
 }

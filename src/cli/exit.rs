@@ -6,21 +6,26 @@
 //! | 126 | the command is there but cannot be executed |
 //! | 127 | the command is not there |
 //! | 128+n | signal n ended the workload |
-//! | other | the workload's own |
+//! | other | the workload's own; of `workflow check` 1: there are mistakes |
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::artifact::ArtifactError;
 use crate::engine::EngineError;
+use crate::engine::inputs::InputError;
+use crate::engine::removal::RemovalError;
 use crate::image::{PlatformError, ReferenceError};
 use crate::spec::SpecError;
-use crate::store::{RunNameError, StoreError};
+use crate::store::{RunNameError, SecretNameError, SecretValueError, StoreError, TagNameError};
 use crate::workflow::Mistake;
 use crate::workflow::find::FindError;
 
 /// dockless itself failed.
 pub(super) const FAULT: u8 = 125;
+
+/// `workflow check` found mistakes, which is what it was asked for and no failure.
+pub(super) const FOUND_MISTAKES: u8 = 1;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,16 @@ pub(super) enum CliError {
     Mistake(#[from] Mistake),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    TagName(#[from] TagNameError),
+    #[error(transparent)]
+    SecretName(#[from] SecretNameError),
+    #[error(transparent)]
+    SecretValue(#[from] SecretValueError),
     /// A file of the user cannot be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -75,6 +90,11 @@ impl CliError {
             | Self::Find(_)
             | Self::Mistake(_)
             | Self::Artifact(_)
+            | Self::Removal(_)
+            | Self::Input(_)
+            | Self::TagName(_)
+            | Self::SecretName(_)
+            | Self::SecretValue(_)
             | Self::Read { .. }
             | Self::Process(..) => FAULT,
             // As a shell says of a child that was killed with SIGKILL.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{ListArgs, PullArgs, RmiArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
-use super::printer::{print_data, print_list};
+use super::printer::{print_data, print_list, waiting};
 use crate::engine::{ImageRequest, PullPolicy};
 use crate::image::{ByteSize, Digest, ImageConfig, Observer, Platform};
 use crate::store::{Store, StoreError, StoredImage};
@@ -16,7 +16,7 @@ use crate::store::{Store, StoreError, StoredImage};
 pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
-    let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always };
+    let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always, login: None };
     let engine = context.engine(Some(&args.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let ready = block_on(async {
@@ -27,7 +27,7 @@ pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// One line of `images`; the keys of its JSON are documented in README.md.
+/// One line of `images`; the keys of its JSON are documented in docs/json.md.
 #[derive(Serialize)]
 struct Line {
     name: String,
@@ -87,10 +87,7 @@ pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> 
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
-    let lock = store.exclusive(|holder| {
-        let whose = holder.map_or_else(String::new, |pid| format!(" (process {pid})"));
-        printer.say(&format!("waiting for another command to finish{whose}"));
-    })?;
+    let lock = store.exclusive(|holder| printer.say(&waiting(holder)))?;
     // All names are looked up before any is removed, so that a typing error removes nothing.
     let mut images = Vec::new();
     let mut seen = HashSet::new();

@@ -18,7 +18,7 @@ pub(super) fn inspect(context: &Context, args: &InspectArgs) -> Result<u8, CliEr
 
 /// A run of that name, or else an image.
 fn one(store: &Store, name: &str) -> Result<Value, CliError> {
-    match store.run(name) {
+    match store.find_run(name) {
         Ok(run) => {
             let mut value = serde_json::to_value(run.record()?).unwrap_or_default();
             value["kind"] = json!("run");

@@ -2,7 +2,10 @@
 
 mod args;
 mod artifacts;
+mod ask;
+mod attend;
 mod context;
+mod duration;
 mod exit;
 mod images;
 mod inspect;
@@ -10,15 +13,21 @@ mod logs;
 mod names;
 mod options;
 mod printer;
+mod prune;
 mod ps;
 mod run;
+mod secrets;
+mod stop;
+mod table;
+mod tags;
+mod time;
 mod workflow;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{ArtifactsCommand, Cli, Command, WorkflowCommand};
+use self::args::{ArtifactsCommand, Cli, Command, PruneCommand, SecretsCommand, TagsCommand, WorkflowCommand};
 use self::context::Context;
 use self::exit::{CliError, FAULT};
 use self::printer::print_error;
@@ -57,9 +66,24 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
+        Command::Stop(args) => stop::stop(&context, &args),
+        Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
+        Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
+        Command::Workflow(WorkflowCommand::Check(args)) => workflow::check(&args),
+        Command::Workflow(WorkflowCommand::Schema) => Ok(workflow::schema()),
         Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),
         Command::Artifacts(ArtifactsCommand::Cp(args)) => artifacts::copy(&context, &args),
+        Command::Artifacts(ArtifactsCommand::Rm(args)) => artifacts::remove(&context, &args),
+        Command::Artifacts(ArtifactsCommand::Save(args)) => artifacts::save(&context, &args),
+        Command::Tags(TagsCommand::List(args)) => tags::list(&context, &args),
+        Command::Tags(TagsCommand::Add(args)) => tags::add(&context, &args),
+        Command::Tags(TagsCommand::Delete(args)) => tags::delete(&context, &args),
+        Command::Secrets(SecretsCommand::Add(args)) => secrets::add(&context, &args),
+        Command::Secrets(SecretsCommand::List(args)) => secrets::list(&context, &args),
+        Command::Secrets(SecretsCommand::Delete(args)) => secrets::delete(&context, &args),
+        Command::Prune(PruneCommand::Runs(args)) => prune::runs(&context, &args),
+        Command::Prune(PruneCommand::Cache(args)) => prune::caches(&context, &args),
     }
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 use super::args::ContainerArgs;
 use super::context::{current_dir, variable};
 use super::exit::CliError;
+use crate::artifact::{ArtifactPath, Declared, overlap};
 use crate::image::ByteSize;
 use crate::spec::{EnvSetting, MountSetting, Options, SpecError, parse_env_file};
+use crate::workflow::overrides;
 
 /// Checks every flag before anything is fetched.
 pub(super) fn options(args: &ContainerArgs, command: Vec<String>) -> Result<Options, CliError> {
@@ -56,4 +58,32 @@ fn mounts(args: &ContainerArgs, here: &Path) -> Result<Vec<MountSetting>, SpecEr
     let mounts = args.mount.iter().map(|text| MountSetting::from_mount(text, here));
     let tmpfs = args.tmpfs.iter().map(|text| MountSetting::from_tmpfs(text));
     volumes.chain(mounts).chain(tmpfs).collect()
+}
+
+/// The `--artifact` flags of a run without a workflow. A relative path starts at `--workdir`: the image's own working
+/// directory is not known before the image is.
+pub(super) fn artifacts(flags: &[String], working_dir: Option<&str>) -> Result<Vec<Declared>, CliError> {
+    let wrong = |reason: &str| CliError::Usage(format!("`--artifact`: {reason}"));
+    let declare = |text: &String| {
+        let (path, mount) = overrides::artifact(text).map_err(|reason| wrong(&reason))?;
+        let base = match working_dir {
+            _ if path.starts_with('~') => {
+                return Err(wrong(&format!("`{path}` needs a home directory\nhint: write the path out")));
+            }
+            Some(dir) if dir.starts_with('/') => Path::new(dir),
+            _ if path.starts_with('/') => Path::new("/"),
+            _ => {
+                let hint = "hint: write it from `/` on, or say where it starts with `--workdir DIR`";
+                return Err(wrong(&format!("`{path}` is relative, and the working directory is the image's\n{hint}")));
+            }
+        };
+        let declared = path.parse::<ArtifactPath>().and_then(|path| Declared::new(path, mount, base, None));
+        declared.map_err(|error| wrong(&error.to_string()))
+    };
+    let declared: Vec<Declared> = flags.iter().map(declare).collect::<Result<_, _>>()?;
+    if let Some((first, second)) = overlap(&declared) {
+        let (first, second) = (&declared[first].path, &declared[second].path);
+        return Err(wrong(&format!("`{first}` and `{second}` are one directory or one is in the other")));
+    }
+    Ok(declared)
 }

@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::args::{Format, TalkArgs};
+use super::table::table;
 use crate::image::{ByteSize, Digest, Observer, PullEvent};
 use crate::words::printable;
 
@@ -53,6 +54,12 @@ impl Printer {
     }
 }
 
+/// What is said while another process is in the way.
+pub(super) fn waiting(holder_pid: Option<u32>) -> String {
+    let whose = holder_pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    format!("waiting for another command to finish{whose}")
+}
+
 /// Data, to standard output. A reader that has gone away is nobody's fault.
 pub(super) fn print_data(text: &str) {
     let mut stdout = io::stdout().lock();
@@ -74,8 +81,15 @@ pub(super) fn print_list<T: Serialize, const N: usize>(
 ) {
     match format {
         Format::Json => print_json(&items),
-        Format::Table => print_data(&table(header, items.iter().map(row).collect())),
+        Format::Table => print_data(&table(header, items.iter().map(row).collect(), terminal_width())),
     }
+}
+
+/// Columns of the terminal that standard output is, if it is one that knows.
+fn terminal_width() -> Option<usize> {
+    let stdout = io::stdout();
+    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// An error, to standard error whatever was asked for.
@@ -85,25 +99,6 @@ pub(super) fn print_error(text: &str) {
 
 fn stderr_line(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
-}
-
-/// Columns as wide as their widest value, separated by three spaces; values cannot drive the terminal.
-fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
-    let mut lines = vec![header.map(str::to_owned)];
-    lines.extend(rows.into_iter().map(|row| row.map(|value| printable(&value))));
-    let mut widths = [0; N];
-    for line in &lines {
-        for (width, value) in widths.iter_mut().zip(line) {
-            *width = (*width).max(value.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for line in &lines {
-        let padded: Vec<String> = line.iter().zip(widths).map(|(value, width)| format!("{value:width$}")).collect();
-        text.push_str(padded.join("   ").trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// Shows a pull as it goes.
@@ -185,16 +180,5 @@ impl Observer for Progress {
             }
             PullEvent::Unpacked { digest } => self.done(digest, "done"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_are_aligned_and_harmless() {
-        let rows = vec![["a".to_owned(), "long value".to_owned()], ["b\u{1b}[2J".to_owned(), "x".to_owned()]];
-        assert_eq!(table(["ONE", "TWO"], rows), "ONE          TWO\na            long value\nb\\u{1b}[2J   x\n");
     }
 }

@@ -1,15 +1,18 @@
 //! `ps` and `rm`.
 
-use super::args::{PsArgs, RmArgs};
+use jiff::Timestamp;
+
+use super::args::{PsArgs, RmArgs, TalkArgs};
 use super::context::Context;
 use super::exit::CliError;
-use super::printer::{print_data, print_list};
-use crate::artifact::ArtifactStore;
+use super::printer::{print_data, print_list, waiting};
+use super::time::ago;
+use crate::engine::removal::remove_run;
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
 pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
-    let printer = context.printer(args.talk);
+    let printer = context.printer(TalkArgs { quiet: args.quiet, verbose: 0 });
     let engine = context.engine(None, printer)?;
     let mut records = Vec::new();
     for run in engine.store().runs()? {
@@ -22,19 +25,32 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
     }
     records.retain(|record| args.all || !record.state.is_final());
     records.sort_by(|a, b| b.created.cmp(&a.created));
-    print_list(args.list.format, ["RUN", "WORKFLOW", "IMAGE", "CREATED", "STATUS", "EXIT"], &records, row);
+    if args.quiet {
+        for record in &records {
+            print_data(&format!("{}\n", record.name));
+        }
+        return Ok(0);
+    }
+    for record in &mut records {
+        // A whole document for each run; `inspect` has it.
+        record.spec = None;
+    }
+    let now = Timestamp::now();
+    let header = ["RUN", "WORKFLOW", "SUBMITTED", "STATUS", "GPU", "EXIT"];
+    print_list(args.list.format, header, &records, |record| row(record, now));
     Ok(0)
 }
 
-fn row(record: &RunRecord) -> [String; 6] {
+fn row(record: &RunRecord, now: Timestamp) -> [String; 6] {
+    let none = || "-".to_owned();
     [
         record.name.to_string(),
-        record.workflow.clone().unwrap_or_else(|| "-".to_owned()),
-        record.image.familiar(),
-        // Seconds are enough for people.
-        record.created.split('.').next().unwrap_or_default().replace('T', " "),
+        record.workflow.clone().unwrap_or_else(none),
+        record.created.parse().map_or_else(|_| none(), |time| ago(time, now)),
         record.state.to_string(),
-        record.exit.as_ref().map_or_else(|| "-".to_owned(), |exit| exit.code.to_string()),
+        // No run is given any yet.
+        none(),
+        record.exit.as_ref().map_or_else(none, |exit| exit.code.to_string()),
     ]
 }
 
@@ -42,15 +58,11 @@ pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
-    let runs = args.runs.iter().map(|name| store.run(name).map(|run| (name, run))).collect::<Result<Vec<_>, _>>()?;
-    for (name, run) in runs {
-        // Held until the directory is gone, so that nobody takes the name meanwhile.
-        let Some(_lock) = run.try_lock()? else {
-            return Err(StoreError::RunActive { name: name.clone() }.into());
-        };
-        ArtifactStore::new(store.artifacts()).remove(&name.parse()?)?;
-        run.remove()?;
-        print_data(&format!("{name}\n"));
+    // All names are looked up before any is removed, so that a typing error removes nothing.
+    let runs = args.runs.iter().map(|name| store.find_run(name)).collect::<Result<Vec<_>, _>>()?;
+    for run in runs {
+        remove_run(store, &run, |holder| printer.say(&waiting(holder)))?;
+        print_data(&format!("{}\n", run.name()?));
     }
     Ok(0)
 }

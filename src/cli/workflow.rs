@@ -1,35 +1,78 @@
-//! `workflow run` and `workflow list`.
+//! `workflow run`, `show`, `list`, `check` and `schema`.
 
+use std::net::TcpListener;
 use std::path::Path;
 
-use super::args::{WorkflowListArgs, WorkflowRunArgs};
+use super::args::{
+    Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
+};
+use super::attend::start;
 use super::context::{Context, block_on, current_dir, setting, variable};
-use super::exit::CliError;
-use super::printer::print_list;
-use super::run::{attached, nonce, now, pull_policy, reserve};
+use super::exit::{CliError, FOUND_MISTAKES};
+use super::printer::{print_data, print_json, print_list};
+use super::run::{nonce, now, pull_policy, reserve};
+use crate::engine::ports::Port;
+use crate::engine::{HostCheck, RunRequest};
 use crate::image::Platform;
-use crate::workflow::find::{Project, find, load, named};
-use crate::workflow::plan::plan;
-use crate::workflow::run::{Circumstances, request};
+use crate::spec::{EnvSetting, MAX_ID};
+use crate::store::{Store, StoreError};
+use crate::words::describe;
+use crate::workflow::check::Checker;
+use crate::workflow::find::{Project, Workflows, find, load, named};
+use crate::workflow::interpolate::{MASK, SecretLookup, Values};
+use crate::workflow::overrides::Overrides;
+use crate::workflow::plan::{PROJECT_DIR, Plan};
+use crate::workflow::run::{Circumstances, Prepared, prepare, request};
+use crate::workflow::schema::json_schema;
+
+/// What `workflow show` says for the name of a run that has none yet.
+const NO_NAME: &str = "<run.name>";
 
 pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let project = project(args.file.as_deref())?;
-    let plan = plan(load(&project)?.get(&args.workflow)?)?;
+    let project = project(args.workflow.file.as_deref())?;
+    let workflows = load(&project)?;
+    let owner = args.artifact_owner.as_deref().map(owner).transpose()?;
+    // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
+    let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
+    let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
+    not_yet(args)?;
+    working_dir_is_there(&plan, &project.root)?;
+    let tag = args.tag.as_deref().map(str::parse).transpose()?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
+    let reservation = reserve(engine.store(), args.workflow.name.as_deref())?;
+    let secret = |name: &str| secret(engine.store(), name);
+    let prepared = prepared(&workflows, &args.workflow, reservation.name().as_str(), &secret)?;
     let circumstances = Circumstances {
-        reservation: reserve(engine.store(), args.name.as_deref())?,
+        reservation,
         platform: args.image.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?,
         pull: pull_policy(args.image.pull),
         host_name: &nix::unistd::gethostname()
             .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
-        artifact_owner: caller(),
+        gpus: 0,
+        host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
+        artifact_owner: owner.or_else(caller),
+        detached: args.detach,
+        tag,
+        grace: args.grace.duration(),
         created: now(),
         nonce: nonce(),
     };
     printer.say(&format!("run {}", circumstances.reservation.name()));
-    let request = request(&plan, &project.root, circumstances, &variable)?;
-    block_on(attached(&engine, request, printer))
+    let mut request = request(&prepared, &project.root, circumstances, &variable)?;
+    give_free_ports(&mut request, workflows.get(&args.workflow.workflow)?.free_ports)?;
+    block_on(start(&engine, request, printer))
+}
+
+pub(super) fn show(args: &WorkflowShowArgs) -> Result<u8, CliError> {
+    let workflows = load(&project(args.workflow.file.as_deref())?)?;
+    let name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
+    let Prepared { shown, .. } = prepared(&workflows, &args.workflow, name, &|_| Ok(Some(MASK.to_owned())))?;
+    match args.format {
+        ShowFormat::Json => print_json(&shown),
+        ShowFormat::Yaml => print_data(&serde_yaml::to_string(&shown).unwrap_or_default()),
+    }
+    Ok(0)
 }
 
 pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
@@ -38,6 +81,107 @@ pub(super) fn list(args: &WorkflowListArgs) -> Result<u8, CliError> {
         [workflow.name.clone(), workflow.place.clone(), workflow.help.clone().unwrap_or_default()]
     });
     Ok(0)
+}
+
+pub(super) fn check(args: &WorkflowCheckArgs) -> Result<u8, CliError> {
+    let mut checker = Checker::default();
+    for content in project(args.file.as_deref())?.contents() {
+        let (name, bytes) = content?;
+        checker.file(&name, &bytes);
+    }
+    let report = checker.finish();
+    match args.list.format {
+        Format::Table => print_data(&report.text()),
+        Format::Json => print_json(&report.told()),
+    }
+    Ok(if report.mistakes.is_empty() { 0 } else { FOUND_MISTAKES })
+}
+
+pub(super) fn schema() -> u8 {
+    print_json(&json_schema());
+    0
+}
+
+/// Tells the run of so many ports that nobody listens on now, as `PORT_0`, `PORT_1`, … below all its own variables.
+fn give_free_ports(request: &mut RunRequest, count: u16) -> Result<(), CliError> {
+    let failed = |error| CliError::Process("find a free port", error);
+    // Held until all are found, so that no port is found twice.
+    let listeners =
+        (0..count).map(|_| TcpListener::bind(("0.0.0.0", 0))).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut settings = Vec::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let port = listener.local_addr().map_err(failed)?.port().to_string();
+        settings.push(EnvSetting::set(&format!("PORT_{index}"), &port)?);
+        request.ports.extend(port.parse::<Port>().ok());
+    }
+    request.options.env.splice(0..0, settings);
+    Ok(())
+}
+
+/// The workflow with its flags, in the environment we are in.
+fn prepared(
+    workflows: &Workflows,
+    args: &WorkflowArgs,
+    run_name: &str,
+    secret: &SecretLookup<'_>,
+) -> Result<Prepared, CliError> {
+    let values = Values { run_name, args: &args.args, env: &variable, secret };
+    Ok(prepare(workflows, &args.workflow, &overrides(args), &values)?)
+}
+
+fn overrides(args: &WorkflowArgs) -> Overrides {
+    Overrides {
+        env: args.env.clone(),
+        artifacts: args.artifact.clone(),
+        working_dir: args.workdir.clone(),
+        cpu: args.cpu.clone(),
+        memory: args.memory.clone(),
+        shm_size: args.shm_size.clone(),
+        gpu: args.gpu.clone(),
+        gpu_name: args.gpu_name.clone(),
+        gpu_memory: args.gpu_memory.clone(),
+        ports: args.ports.clone(),
+        secrets: args.secret.clone(),
+    }
+}
+
+/// What the project lacks, the container cannot be started in.
+fn working_dir_is_there(plan: &Plan, project: &Path) -> Result<(), CliError> {
+    match plan.working_dir.strip_prefix(PROJECT_DIR) {
+        Ok(dir) if !project.join(dir).is_dir() => {
+            let (dir, project) = (dir.display(), project.display());
+            let message = format!("`working_dir`: there is no directory `{dir}` in the project `{project}`");
+            Err(CliError::Usage(format!("{message}\nhint: make it, or write an absolute path of the container")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what is planned and not carried out yet, rather than leave it out in silence.
+fn not_yet(args: &WorkflowRunArgs) -> Result<(), CliError> {
+    match args.store.artifact_store {
+        Some(_) => Err(CliError::Usage("`--artifact-store` is not supported yet".to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// The value of a secret; `None` when there is none of that name.
+fn secret(store: &Store, name: &str) -> Result<Option<String>, String> {
+    let Ok(name) = name.parse() else { return Ok(None) };
+    match store.secrets().get(&name) {
+        Ok(value) => Ok(Some(value.expose().to_owned())),
+        Err(StoreError::NoSecret { .. }) => Ok(None),
+        Err(error) => Err(describe(&error)),
+    }
+}
+
+/// Reads `--artifact-owner`: `UID`, which is the group's number too, or `UID:GID`.
+fn owner(text: &str) -> Result<(u32, u32), CliError> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id <= MAX_ID);
+    id(user).zip(id(group)).ok_or_else(|| {
+        CliError::Usage(format!("`--artifact-owner`: `{text}` is not an owner, expected `UID` or `UID:GID` in numbers"))
+    })
 }
 
 fn project(file: Option<&Path>) -> Result<Project, CliError> {
@@ -49,7 +193,7 @@ fn project(file: Option<&Path>) -> Result<Project, CliError> {
 }
 
 /// Who started this, when root did it for somebody (sudo(8)).
-fn caller() -> Option<(u32, u32)> {
+pub(super) fn caller() -> Option<(u32, u32)> {
     let id = |name: &str| setting(name)?.parse::<u32>().ok();
     Some((id("SUDO_UID")?, id("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
 }

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::spec::CgroupVersion;
+use crate::sys;
 
 /// The cgroup that holds all of ours, below each hierarchy's root.
 const PARENT: &str = "dockless";
@@ -53,6 +54,8 @@ pub struct Usage {
     pub memory_peak: Option<u64>,
     /// Processes killed for want of memory.
     pub oom_kills: u64,
+    /// Time on processors; `None` where nobody counts it.
+    pub cpu: Option<Duration>,
 }
 
 /// Why cgroups cannot be had or removed.
@@ -133,13 +136,15 @@ impl Cgroup {
     #[must_use]
     pub fn usage(&self) -> Usage {
         match self.version() {
-            Version::V1 => self.v1_root("memory").map_or_else(Usage::default, |root| {
-                let dir = self.dir(&root);
+            Version::V1 => {
+                let memory = self.v1_root("memory").map(|root| self.dir(&root)).unwrap_or_default();
+                let cpu = self.v1_root("cpuacct").map(|root| self.dir(&root)).unwrap_or_default();
                 Usage {
-                    memory_peak: read_number(&dir.join("memory.max_usage_in_bytes")),
-                    oom_kills: read_key(&dir.join("memory.oom_control"), "oom_kill").unwrap_or(0),
+                    memory_peak: read_number(&memory.join("memory.max_usage_in_bytes")),
+                    oom_kills: read_key(&memory.join("memory.oom_control"), "oom_kill").unwrap_or(0),
+                    cpu: read_number(&cpu.join("cpuacct.usage")).map(Duration::from_nanos),
                 }
-            }),
+            }
             Version::V2 => {
                 let Some(hierarchy) = self.hierarchies.iter().find(|h| h.version == Version::V2) else {
                     return Usage::default();
@@ -148,6 +153,7 @@ impl Cgroup {
                 Usage {
                     memory_peak: read_number(&dir.join("memory.peak")),
                     oom_kills: read_key(&dir.join("memory.events"), "oom_kill").unwrap_or(0),
+                    cpu: read_key(&dir.join("cpu.stat"), "usage_usec").map(Duration::from_micros),
                 }
             }
         }
@@ -166,6 +172,13 @@ impl Cgroup {
             if attempt > 0 {
                 std::thread::sleep(EMPTY_PAUSE);
             }
+        }
+    }
+
+    /// Sends a signal to every process in it.
+    pub fn signal_all(&self, signal: i32) {
+        for pid in self.pids() {
+            drop(sys::send_signal(pid, signal));
         }
     }
 

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::cgroup::Cgroup;
 use crate::image::Platform;
@@ -55,9 +56,14 @@ pub fn host_facts(cgroup: &Cgroup, dialect: Dialect) -> Result<HostFacts, HostEr
     })
 }
 
-/// Processors that are on.
+/// Processors that this process may run on, and what it starts with it; docker counts the same way.
 #[must_use]
 pub fn cpu_count() -> u32 {
+    if let Ok(mine) = sched_getaffinity(Pid::from_raw(0)) {
+        let count = (0..CpuSet::count()).filter(|cpu| mine.is_set(*cpu).unwrap_or(false)).count();
+        return u32::try_from(count).unwrap_or(1);
+    }
+    // More processors than the set has bits for.
     let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1)
 }

@@ -3,11 +3,13 @@
 //! The order of a container's life is in its types: [`Container<Created>`] can be started, [`Container<Running>`] can be
 //! waited for. That nobody else reaps our child or kills the cgroup is not in the types; the supervisor sees to it.
 
+mod capacity;
 mod cgroup;
 mod exec;
 mod host;
 mod youki;
 
+pub use capacity::{HostResources, host_resources};
 pub use cgroup::{Cgroup, CgroupError, Usage};
 pub use exec::{Reporter, StartFailure};
 pub use host::{HostError, boot_id, cpu_count, host_facts};

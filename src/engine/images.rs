@@ -26,12 +26,16 @@ pub struct ReadyImage {
     pub layers: Vec<Digest>,
 }
 
+/// Has the image unpacked; `on_work` is called once before anything is fetched or unpacked, and not when all is there.
 pub(super) async fn ready(
     store: &Store,
     settings: &registry::Settings,
     request: &ImageRequest,
     observer: &Arc<dyn Observer>,
+    on_work: &mut (dyn FnMut() + Send),
 ) -> Result<ReadyImage, EngineError> {
+    // A registry client of its own for each image: what it is given is shown to that image's registry only.
+    let settings = &with_login(settings, request);
     if request.pull != PullPolicy::Always
         && let Some(image) = stored(store, request)?
     {
@@ -39,6 +43,7 @@ pub(super) async fn ready(
             return Ok(ReadyImage { image, layers });
         }
         // Put there by another tool, or its layers were lost: what blobs there are need not be fetched again.
+        on_work();
         let complete = image.manifest.layers.iter().all(|layer| store.has_blob(layer));
         if complete || request.pull == PullPolicy::Missing {
             let registry = if complete { None } else { Some(Arc::new(Registry::new(settings.clone())?)) };
@@ -49,7 +54,13 @@ pub(super) async fn ready(
     if request.pull == PullPolicy::Never {
         return Err(EngineError::NotStored { reference: request.reference.familiar() });
     }
+    on_work();
     pull(store, Arc::new(Registry::new(settings.clone())?), request, observer).await
+}
+
+fn with_login(settings: &registry::Settings, request: &ImageRequest) -> registry::Settings {
+    let login = request.login.clone().or_else(|| settings.login.clone());
+    registry::Settings { login, ..settings.clone() }
 }
 
 fn stored(store: &Store, request: &ImageRequest) -> Result<Option<Image>, EngineError> {

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{EngineError, ReadyImage, RunRequest};
+use super::admit::InputMount;
+use super::inputs::hidden;
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE};
 use crate::artifact::ArtifactStore;
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
-use crate::store::{Reservation, RunRecord, RunState, Store};
+use crate::store::{Limits, Reservation, RunDir, RunName, RunRecord, RunState, Store};
 use crate::supervisor::protocol::{Request, Volume};
 
 /// A run that only has to be started.
@@ -28,16 +30,69 @@ struct Words {
     notes: Vec<String>,
 }
 
+/// Writes the first record of a run, so that others see it from now on.
+pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<String>) -> Result<RunRecord, EngineError> {
+    let name = request.reservation.name();
+    let Origin { workflow, project, resolved } = &request.origin;
+    let options = &request.options;
+    let record = RunRecord {
+        schema: 1,
+        name: name.clone(),
+        id: format!("{name}-{:08x}", request.nonce),
+        workflow: workflow.clone(),
+        project: project.as_deref().map(in_words),
+        resolved: resolved.clone(),
+        image: request.image.reference.clone(),
+        manifest: None,
+        layers: Vec::new(),
+        command: Vec::new(),
+        limits: Limits {
+            cpus: options.cpus.map(spec::Cpus::as_f64),
+            memory: options.memory.map(spec::MemoryLimit::size),
+            shm_size: Some(options.shm_size),
+        },
+        detached: request.detached,
+        interruptible: request.interruptible,
+        ports: request.ports.iter().map(ToString::to_string).collect(),
+        artifact_store: None,
+        deps,
+        caches,
+        tag: request.tag.as_ref().map(ToString::to_string),
+        state: RunState::Submitted,
+        rootfs: String::new(),
+        boot_id: boot_id()?,
+        created: request.created.clone(),
+        started: None,
+        finished: None,
+        pid: None,
+        remove: request.remove,
+        keep: request.keep,
+        exit: None,
+        spec: None,
+    };
+    // Not durable: a run that never started is none after a reboot.
+    request.reservation.dir().write_passing_record(&record)?;
+    Ok(record)
+}
+
+/// Notes a state on the way; one that cannot be written now is overtaken by the next.
+pub(super) fn record_state(request: &RunRequest, record: &RunRecord, state: RunState) {
+    drop(request.reservation.dir().write_passing_record(&RunRecord { state, ..record.clone() }));
+}
+
 /// Fills the run's directory. When something fails nothing of it stays.
 pub(super) fn run(
     store: &Store,
     state: &Path,
     request: RunRequest,
+    record: RunRecord,
+    inputs: &[InputMount],
     image: &ReadyImage,
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
-    match fill(store, state, &request, image) {
-        Ok((supervised, Words { warnings, notes })) => {
+    match fill(store, state, &request, record, image) {
+        Ok((supervised, Words { mut warnings, notes })) => {
+            warnings.extend(hidden_directories(store, &request, inputs, image)?);
             let RunRequest { reservation, stdin, .. } = request;
             Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
         }
@@ -58,21 +113,24 @@ fn fill(
     store: &Store,
     state: &Path,
     request: &RunRequest,
+    record: RunRecord,
     image: &ReadyImage,
 ) -> Result<(Request, Words), EngineError> {
     let (name, dir) = (request.reservation.name(), request.reservation.dir());
     let mut options = request.options.clone();
-    let id = format!("{name}-{:08x}", request.nonce);
     let artifacts = artifact_store(store).prepare(name, dir.path(), &request.artifacts)?;
     for artifact in &artifacts {
         options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
+    }
+    if !request.conduct.steps.is_empty() {
+        options.mounts.push(step_mount(dir)?);
     }
     options.default_hostname = name.as_str().parse().ok();
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
     let paths = Paths {
         rootfs: dir.path().join("rootfs"),
-        cgroup: Cgroup::spec_path(&id),
+        cgroup: Cgroup::spec_path(&record.id),
         resolv_conf: Some(etc.join("resolv.conf")),
         hosts: Some(etc.join("hosts")),
         hostname: Some(etc.join("hostname")),
@@ -80,28 +138,15 @@ fn fill(
     };
     let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     write_etc(&etc, &built.hostname, options.network)?;
-    write_spec(&dir.path().join("config.json"), &built)?;
+    write_spec(&dir.config(), &built)?;
+    let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
-        schema: 1,
-        name: name.clone(),
-        id,
-        workflow: request.workflow.clone(),
-        image: image.image.reference.clone(),
-        manifest: image.image.manifest_digest.clone(),
+        manifest: Some(image.image.manifest_digest.clone()),
         layers: image.layers.clone(),
-        command: built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
+        command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
-        rootfs: String::new(),
-        boot_id: boot_id()?,
-        created: request.created.clone(),
-        started: None,
-        finished: None,
-        pid: None,
-        remove: request.remove,
-        keep: request.keep,
-        exit: None,
+        ..record
     };
-    // Not durable: a run that never started is none after a reboot.
     dir.write_passing_record(&record)?;
     let supervised = Request {
         store: store.root().to_owned(),
@@ -120,8 +165,40 @@ fn fill(
         artifact_store: store.artifacts(),
         artifacts,
         artifact_owner: request.artifact_owner,
+        conduct: request.conduct.clone(),
     };
     Ok((supervised, Words { warnings: built.warnings, notes: built.notes }))
+}
+
+/// A word for each mount of ours that hides something.
+fn hidden_directories(
+    store: &Store,
+    request: &RunRequest,
+    inputs: &[InputMount],
+    image: &ReadyImage,
+) -> Result<Vec<String>, EngineError> {
+    let artifacts = request.artifacts.iter().map(|artifact| {
+        let what = format!("artifact `{}`", artifact.path);
+        (what, artifact.container_path.as_path())
+    });
+    let inputs = inputs.iter().map(|input| (input.what.clone(), input.container_path.as_path()));
+    let places: Vec<(String, &Path)> = artifacts.chain(inputs).collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let view = View::open(&Layers::load(store, &image.layers)?)?;
+    let project = request.origin.project.as_deref().zip(request.project_place());
+    let found = places.into_iter().map(|(what, path)| hidden(&view, project, &what, path));
+    Ok(found.filter_map(Result::transpose).collect::<Result<_, _>>()?)
+}
+
+/// The file in which the shell of a workflow notes where it is; writable for every user of the container.
+fn step_mount(dir: &RunDir) -> Result<MountSetting, EngineError> {
+    let path = dir.step();
+    let write = |source| EngineError::Write { path: path.clone(), source };
+    fs::write(&path, "").map_err(write)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(write)?;
+    Ok(MountSetting::bind("step", &path, Path::new(STEP_FILE))?)
 }
 
 /// The spec of a run that will not take place, for those who want to see it.
@@ -216,7 +293,7 @@ fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineE
     for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
         let path = etc.join(name);
         // Readable for the container's user whatever our umask is.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        let mode = fs::Permissions::from_mode(0o644);
         fs::write(&path, text)
             .and_then(|()| fs::set_permissions(&path, mode))
             .map_err(|source| write(&path, source))?;

@@ -5,6 +5,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+/// What people know a credential by that is given with an image.
+pub(super) const GIVEN: &str = "registry_auth";
+
 /// Text that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -28,13 +31,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A user name and password that the caller gives with the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A user name and password that the caller gives with the image (`registry_auth` of a workflow). The name is not shown
+/// either: it may come from a secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The user's name at the registry.
     pub user: String,
     /// The password or access token.
     pub password: Secret,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(…)")
+    }
 }
 
 /// What a registry or its token service is shown.
@@ -74,12 +84,13 @@ pub(super) struct Credential {
 impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.proof {
+            Proof::Password(_) if self.origin == Origin::Caller => f.write_str("the credential")?,
             Proof::Password(login) => write!(f, "the credential of user `{}`", login.user.escape_debug())?,
             Proof::Identity(_) => f.write_str("the identity token")?,
             Proof::Bearer(_) => f.write_str("the registry token")?,
         }
         match &self.origin {
-            Origin::Caller => f.write_str(" given with the image"),
+            Origin::Caller => write!(f, " from `{GIVEN}`"),
             Origin::File(path) => write!(f, " from `{}`", path.display()),
             Origin::Helper { name, file } => {
                 write!(f, " from `docker-credential-{name}` (named in `{}`)", file.display())
@@ -100,6 +111,9 @@ mod tests {
         let helper = Origin::Helper { name: "pass".to_owned(), file: "/c.json".into() };
         let token = Credential { proof: Proof::Identity(Secret::new("hunter2")), origin: helper };
         assert_eq!(token.to_string(), "the identity token from `docker-credential-pass` (named in `/c.json`)");
-        assert!(!format!("{credential:?}{token:?}").contains("hunter2"));
+        let login = Login { user: "hunter2".to_owned(), password: Secret::new("hunter2") };
+        let given = Credential { proof: Proof::Password(login), origin: Origin::Caller };
+        assert_eq!(given.to_string(), "the credential from `registry_auth`");
+        assert!(!format!("{credential:?}{token:?}{given:?}").contains("hunter2"));
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::answer::Answer;
+use super::credential::GIVEN;
 use super::failure::Fault;
 use crate::image::{ConfigError, Digest, DocumentError};
 use crate::store::StoreError;
@@ -141,7 +142,7 @@ pub enum RegistryError {
         challenge: String,
     },
     /// The token service said no.
-    #[error("no token for `{image}` from `{realm}`: {answer}\nasked {access}{}", denial_hint(answer))]
+    #[error("no token for `{image}` from `{realm}`: {answer}\nasked {access}{}", denial_hint(answer, access))]
     Token {
         /// What the token is for.
         image: String,
@@ -163,7 +164,7 @@ pub enum RegistryError {
         reason: &'static str,
     },
     /// The registry said 401 or 403.
-    #[error("registry `{host}` refuses access to `{image}`: {answer}\nasked {access}{}", denial_hint(answer))]
+    #[error("registry `{host}` refuses access to `{image}`: {answer}\nasked {access}{}", denial_hint(answer, access))]
     Denied {
         /// The registry.
         host: String,
@@ -332,8 +333,11 @@ fn fault_hint(fault: Fault, host: &str) -> String {
     }
 }
 
-fn denial_hint(answer: &Answer) -> &'static str {
+fn denial_hint(answer: &Answer, access: &str) -> &'static str {
     match answer.status {
+        401 | 403 if access.contains(GIVEN) => {
+            "\nhint: check the image's name, and `username` and `password` of `registry_auth`"
+        }
         401 | 403 => {
             "\nhint: check the image's name, and that `docker login` or `podman login` was done for its registry"
         }

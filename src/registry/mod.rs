@@ -48,7 +48,7 @@ use transport::Transport;
 /// What the caller decides.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// A login for the registry of every image that is asked for; the auth files are not looked at then.
+    /// A login for the registry of every image that is asked of this client; the auth files are not looked at then.
     pub login: Option<Login>,
     /// Auth files of docker and podman in the order to try; those that do not exist are passed over.
     pub auth_files: Vec<PathBuf>,

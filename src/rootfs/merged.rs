@@ -46,7 +46,7 @@ pub(super) enum Found {
 /// What a path leads to.
 pub(super) enum Resolved {
     /// A directory.
-    Dir,
+    Dir(Node),
     /// Anything else: the directory it stands in, its name there, and what [`Found::Other`] says.
     Other { parent: OpenNode, name: OsString, place: usize, metadata: Metadata },
 }
@@ -111,7 +111,7 @@ impl Merged {
                 }
             }
         }
-        Ok(Some(Resolved::Dir))
+        Ok(Some(Resolved::Dir(at)))
     }
 }
 

@@ -29,7 +29,7 @@ impl View {
         let failed = |source| RootfsError::Read { path: path.to_owned(), source };
         let (parent, name, place) = match self.merged.resolve(path.as_bytes()).map_err(failed)? {
             None => return Ok(None),
-            Some(Resolved::Dir) => return Err(failed(not_a_file(FileKind::Directory))),
+            Some(Resolved::Dir(_)) => return Err(failed(not_a_file(FileKind::Directory))),
             Some(Resolved::Other { metadata, .. }) if metadata.kind != FileKind::Regular => {
                 return Err(failed(not_a_file(metadata.kind)));
             }
@@ -51,9 +51,26 @@ impl View {
         let found = self.merged.resolve(path.as_bytes());
         let found = found.map_err(|source| RootfsError::Read { path: path.to_owned(), source })?;
         Ok(found.map(|found| match found {
-            Resolved::Dir => FileKind::Directory,
+            Resolved::Dir(_) => FileKind::Directory,
             Resolved::Other { metadata, .. } => metadata.kind,
         }))
+    }
+
+    /// Whether `path` leads to a directory that has something in it.
+    pub fn is_filled_dir(&self, path: &str) -> Result<bool, RootfsError> {
+        self.has_entries(path).map_err(|source| RootfsError::Read { path: path.to_owned(), source })
+    }
+
+    fn has_entries(&self, path: &str) -> io::Result<bool> {
+        let Some(Resolved::Dir(node)) = self.merged.resolve(path.as_bytes())? else { return Ok(false) };
+        let open = self.merged.enter(&node)?;
+        // A name may be there only to hide what lower layers have.
+        for name in open.names()? {
+            if open.child(&name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

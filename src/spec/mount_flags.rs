@@ -110,6 +110,11 @@ impl MountSetting {
             .map_err(|problem| error(what, &source.display().to_string(), problem))
     }
 
+    /// The same, read-only with all that is mounted below the source.
+    pub fn bind_read_only(what: &'static str, source: &Path, destination: &Path) -> Result<Self, SpecError> {
+        Self::existing(source, destination, true).map_err(|problem| error(what, &source.display().to_string(), problem))
+    }
+
     fn existing(source: &Path, destination: &Path, read_only: bool) -> Result<Self, MountProblem> {
         let source = clean(source).ok_or_else(|| MountProblem::SourceRelative(source.display().to_string()))?;
         let destination = container_path(destination)?;

@@ -36,6 +36,13 @@ impl Cpus {
 }
 
 impl Cpus {
+    /// The number.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a billion processors are still exact")]
+    pub fn as_f64(self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
+
     /// Whether a machine with `available` processors has that many; for whoever wants to know before an image is fetched.
     pub fn check(self, available: u32) -> Result<(), SpecError> {
         if self.nano > u64::from(available) * NANO {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::secrets::SecretValueError;
 use crate::image::{ByteSize, ConfigError, Digest, DocumentError};
 
 /// An operation of the store that failed, with what it was about.
@@ -147,6 +148,62 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
+    /// A run whose artifacts a live run has mounted.
+    #[error(
+        "run `{name}` is used by run `{by}`, which has its artifacts mounted\nhint: wait for `{by}`, or stop it first"
+    )]
+    RunInUse {
+        /// The run.
+        name: String,
+        /// The live run.
+        by: String,
+    },
+    /// No such tag.
+    #[error("no tag `{name}`{}", meant_hint(":", meant.as_ref(), "`dockless tags list` shows the tags"))]
+    NoTag {
+        /// What was asked for.
+        name: String,
+        /// The tag that was probably meant.
+        meant: Option<String>,
+    },
+    /// A tag that outlived its run.
+    #[error("run `{run}`, which tag `{tag}` names, is gone\nhint: `dockless tags delete {tag}` forgets the tag")]
+    TaggedRunGone {
+        /// The tag.
+        tag: String,
+        /// The run.
+        run: String,
+    },
+    /// No such secret.
+    #[error("no secret `{name}`{}", meant_hint("", meant.as_ref(), "`dockless secrets add` keeps one"))]
+    NoSecret {
+        /// What was asked for.
+        name: String,
+        /// The secret that was probably meant.
+        meant: Option<String>,
+    },
+    /// A secret that would be replaced.
+    #[error("there is a secret `{name}` already\nhint: `--force` replaces it")]
+    SecretExists {
+        /// Its name.
+        name: String,
+    },
+    /// The file of a secret holds something else.
+    #[error("`{path}` is damaged")]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: SecretValueError,
+    },
+}
+
+fn meant_hint(mark: &str, meant: Option<&String>, otherwise: &str) -> String {
+    match meant {
+        Some(meant) => format!("\nhint: did you mean `{mark}{meant}`?"),
+        None => format!("\nhint: {otherwise}"),
+    }
 }
 
 const HINT_CHANGED: &str =

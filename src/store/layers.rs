@@ -110,21 +110,12 @@ impl Drop for LayerWriter {
 
 /// Removes a tree that may be missing. Only for trees that nobody else writes to.
 pub(super) fn remove_tree(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    crate::sys::remove_tree(path).map(drop)
 }
 
 /// Removes a file or a tree that may be missing.
 pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
-    let write = |source| StoreError::Write { path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => remove_tree(path).map_err(write),
-        Ok(_) => std::fs::remove_file(path).map_err(write),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(write(source)),
-    }
+    remove_tree(path).map_err(|source| StoreError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

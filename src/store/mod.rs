@@ -8,20 +8,30 @@
 //!   runs/<name>/                                      one run: record, log, bundle, writable layer (see `runs`)
 //!   active/<name>                                     lock of a run that has not been cleaned up yet
 //!   artifacts/<name>/                                 what a run left (see `crate::artifact`)
+//!   tags/<name>.json                                  a name that the user gave to a run (see `tags`)
+//!   caches/<key>/                                     a directory that a workflow finds again (see `caches`)
+//!   secrets/<name>                                    a value that workflows ask for by name (see `secrets`)
 //!   tmp/                                              being written; each entry is named after the lock that guards it
 //!   locks/                                            locks between processes
 //! ```
 //!
 //! Invariants: what stands in `blobs` and `layers` is complete and verified, because it is written in `tmp`, made durable
 //! and renamed; metadata is never durable before the data it names; whoever deletes holds [`Store::exclusive`], whoever
-//! relies on what is there holds [`Store::shared`].
+//! relies on what is there holds [`Store::shared`]. The same with [`Store::change_inputs`] and [`Store::keep_inputs`] for
+//! runs, artifacts and caches.
 
 mod blobs;
+mod caches;
 mod error;
 mod gc;
 mod images;
 mod layers;
 mod runs;
+mod secrets;
+mod tags;
+#[cfg(test)]
+pub(crate) mod testing;
+mod usage;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -29,11 +39,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
+pub use caches::{Cache, CacheInfo, Caches, ListedCache};
 pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
-pub use runs::{Exit, ExitReason, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState};
+pub use runs::{
+    Exit, ExitReason, FailedCommand, Limits, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState,
+};
+pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
+pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
+pub use usage::Used;
 
 use crate::image::Digest;
 use crate::sys::{Lock, LockMode};
@@ -62,6 +78,9 @@ impl Store {
             "runs",
             "active",
             "artifacts",
+            "tags",
+            "caches",
+            "secrets",
             "tmp",
             "locks",
         ] {
@@ -100,6 +119,12 @@ impl Store {
     /// The right to delete images and layers; waits for pulls and for runs that are being set up.
     pub fn exclusive(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
         self.lock("store", LockMode::Exclusive, on_wait)
+    }
+
+    /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at
+    /// until the new run's record says what it holds, so that no two runs are given the last of something.
+    pub fn lock_resources(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock("resources", LockMode::Exclusive, on_wait)
     }
 
     /// The right to fetch or unpack what `digest` names. Waits for another process that is at it.

@@ -6,6 +6,8 @@
 //!   log           what the container wrote, in the CRI format: time, stream, tag, text
 //!   config.json   the OCI runtime spec that libcontainer reads
 //!   etc/          resolv.conf, hosts and hostname of the container
+//!   control       socket of the supervisor, for `stop` and `wait` of other processes
+//!   step          number of the workflow's command that runs, written by its shell
 //!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace
 //!   upper/ work/  the writable layer; gone at the end unless it is kept
 //!   artifacts/    artifact directories until they are saved
@@ -87,6 +89,10 @@ impl fmt::Display for RunName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
+    /// Asked for; nothing of it is there yet.
+    Submitted,
+    /// Its image is being fetched.
+    Pulling,
     /// Being set up; the container does not run yet.
     Creating,
     /// The container runs.
@@ -95,26 +101,52 @@ pub enum RunState {
     Saving,
     /// Ended with 0.
     Done,
-    /// Ended otherwise.
+    /// Ended otherwise, by itself.
     Failed,
+    /// Ended because somebody stopped it, or the command line that had started it went away.
+    Stopped,
+    /// Ended because the machine was taken away (`interruptible`).
+    Interrupted,
+    /// Ended because somebody gave it up; nothing was saved.
+    Aborted,
 }
 
 impl RunState {
     /// Whether nothing will change any more.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Done | Self::Failed)
+        match self {
+            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Saving => false,
+            Self::Done | Self::Failed | Self::Stopped | Self::Interrupted | Self::Aborted => true,
+        }
+    }
+
+    /// The state of a run that ended so.
+    #[must_use]
+    pub const fn after(exit: &Exit) -> Self {
+        match exit.reason {
+            ExitReason::Stopped | ExitReason::ClientLost => Self::Stopped,
+            ExitReason::Interrupted => Self::Interrupted,
+            ExitReason::Aborted => Self::Aborted,
+            _ if exit.code == 0 => Self::Done,
+            _ => Self::Failed,
+        }
     }
 }
 
 impl fmt::Display for RunState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Submitted => "submitted",
+            Self::Pulling => "pulling",
             Self::Creating => "creating",
             Self::Running => "running",
             Self::Saving => "saving",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Interrupted => "interrupted",
+            Self::Aborted => "aborted",
         })
     }
 }
@@ -131,6 +163,12 @@ pub enum ExitReason {
     OomKilled,
     /// It never started.
     StartFailed,
+    /// Somebody stopped it (`dockless stop`, Ctrl-C at a workflow).
+    Stopped,
+    /// Its machine is being taken away: SIGTERM to the tool, and the workflow is `interruptible`.
+    Interrupted,
+    /// Somebody gave it up (`dockless stop --abort`).
+    Aborted,
     /// The command line that had started it was killed, and the supervisor stopped the run.
     ClientLost,
     /// The supervisor was killed, and the container with it.
@@ -139,8 +177,37 @@ pub enum ExitReason {
     HostReboot,
 }
 
-/// How a run ended.
+/// The command of a workflow that was running when the run failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedCommand {
+    /// Which one, counted from 1.
+    pub index: usize,
+    /// Of how many.
+    pub of: usize,
+    /// Its first line.
+    pub text: String,
+    /// What it ended with.
+    pub code: i32,
+}
+
+/// What a run may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Processors, in fractions if need be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Memory in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// Size of `/dev/shm` in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exit {
     /// What a shell would see: the workload's own code, 128+n for signal n, 125/126/127 when it never started.
@@ -158,13 +225,19 @@ pub struct Exit {
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<ByteSize>,
+    /// Time on processors in seconds, where the kernel counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<f64>,
+    /// The command of a workflow that ended the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_command: Option<FailedCommand>,
     /// The same in words, when there is more to say than the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What is known about a run; `run.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is known about a run; `run.json`. `docs/json.md` describes the keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecord {
     /// Format of this file; 1.
@@ -176,14 +249,45 @@ pub struct RunRecord {
     /// The workflow it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
+    /// The directory of the project that the workflow belongs to; what is not UTF-8 in it is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The workflow after interpolation, secrets masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<serde_json::Value>,
     /// The image as it was asked for.
     pub image: Reference,
-    /// The manifest that was run.
-    pub manifest: Digest,
+    /// The manifest that was run; known once the image has been resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// Directories of the store that the root file system consists of, lowest first.
     pub layers: Vec<Digest>,
-    /// The container's argv.
+    /// The container's argv, secrets masked.
     pub command: Vec<String>,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// It goes on without the command line that started it.
+    #[serde(default)]
+    pub detached: bool,
+    /// SIGTERM to the tool means that the machine is being taken away.
+    #[serde(default)]
+    pub interruptible: bool,
+    /// Ports that the workload listens on: `8080`, `8080:80`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    /// Where artifacts are saved: a URL without credentials; absent for the store's own directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_store: Option<String>,
+    /// Runs whose artifacts it reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deps: Vec<RunName>,
+    /// Keys of the caches it writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<String>,
+    /// The tag it gets if it ends well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// How it stands.
     pub state: RunState,
     /// How the root file system was made: `overlay` or `copy`.
@@ -208,6 +312,9 @@ pub struct RunRecord {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// The OCI runtime spec it ran with, secrets masked; once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<serde_json::Value>,
 }
 
 /// The directory of a run.
@@ -278,6 +385,36 @@ impl RunDir {
         Lock::holder(&active_path(&self.path)).is_ok_and(|holder| holder.is_some())
     }
 
+    /// The supervisor's socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.path.join("control")
+    }
+
+    /// Where the shell of a workflow notes which command runs.
+    #[must_use]
+    pub fn step(&self) -> PathBuf {
+        self.path.join("step")
+    }
+
+    /// The runtime spec that libcontainer reads; gone when the run has ended.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.json")
+    }
+
+    /// The process that has set the run up, if the run lives; as long as there is no supervisor it can be asked to stop.
+    #[must_use]
+    pub fn creator(&self) -> Option<i32> {
+        Lock::holder(&active_path(&self.path)).ok().flatten().flatten().and_then(|pid| i32::try_from(pid).ok())
+    }
+
+    /// Whether the run is still being set up by whoever wants it.
+    #[must_use]
+    pub fn is_before_its_supervisor(&self) -> bool {
+        self.record().is_ok_and(|record| matches!(record.state, RunState::Submitted | RunState::Pulling))
+    }
+
     /// Where artifacts are until they are saved.
     #[must_use]
     pub fn artifacts(&self) -> PathBuf {
@@ -293,7 +430,7 @@ impl RunDir {
 
     /// Removes what an ended run needs no more; with `keep` the writable layer stays.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
-        let mut names = vec!["work", "rootfs", "volumes", "etc", "config.json"];
+        let mut names = vec!["work", "rootfs", "volumes", "etc", "config.json", "control", "step"];
         if !keep {
             names.push("upper");
         }
@@ -435,14 +572,14 @@ impl Store {
     }
 
     /// Records of the runs that rely on images and layers right now.
-    pub(super) fn live_runs(&self) -> Result<Vec<RunRecord>, StoreError> {
+    pub fn live_runs(&self) -> Result<Vec<RunRecord>, StoreError> {
         Ok(self.unfinished_runs()?.iter().filter_map(|run| run.record().ok()).collect())
     }
 
     /// A live run of the image, if there is one.
     pub fn run_using(&self, image: &StoredImage) -> Result<Option<RunName>, StoreError> {
         let manifests = self.manifests(image).unwrap_or_default();
-        let uses = |run: &RunRecord| manifests.iter().any(|(digest, _)| *digest == run.manifest);
+        let uses = |run: &RunRecord| manifests.iter().any(|(digest, _)| Some(digest) == run.manifest.as_ref());
         Ok(self.live_runs()?.into_iter().find(uses).map(|run| run.name))
     }
 

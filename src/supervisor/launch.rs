@@ -32,12 +32,13 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts one for `request`. It shares the run's lock, which the caller may drop then, and writes what the container writes to this process's
-    /// standard output and error.
+    /// Starts one for `request`. It shares the run's lock, which the caller may drop then, and writes what the container
+    /// writes to this process's standard output and error, unless the run is detached.
     ///
     /// `stdin` is the reading end that the container gets; without one it reads from /dev/null.
     pub fn start(request: &Request, lock: &Lock, stdin: Option<&OwnedFd>) -> Result<Self, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
+        let output = || if request.record.detached { Stdio::null() } else { Stdio::inherit() };
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
         let child = Command::new(SELF)
             .arg0(ARGV0)
@@ -45,8 +46,8 @@ impl Supervisor {
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::inherit())
+            .stdout(output())
+            .stderr(output())
             .spawn()
             .map_err(LaunchError::Spawn)?;
         let supervisor = Self { child, socket: ours };
@@ -72,9 +73,9 @@ impl Supervisor {
         self.socket.try_clone()
     }
 
-    /// Has it send a signal to the workload. A supervisor that is gone is not an error: its end is told by the socket.
-    pub fn signal(&self, number: i32) {
-        drop(send_line(&self.socket, &Order::Signal { number }));
+    /// Tells it what to do. A supervisor that is gone is not an error: its end is told by the socket.
+    pub fn order(&self, order: &Order) {
+        drop(send_line(&self.socket, order));
     }
 
     /// Waits for the process, after the end of its events.

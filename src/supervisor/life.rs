@@ -4,16 +4,16 @@
 //! the writable layer goes; `exited` is told last, so that whoever waits for it finds nothing left.
 
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -21,21 +21,26 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, pipe2, setsid};
 
+use super::audience::Audience;
 use super::clean::clean_up;
+use super::hint::shm_hint;
 use super::log::LogWriter;
-use super::protocol::{Event, Request, receive_request, send_line};
-use super::relay::{Outcome, Relay};
+use super::protocol::{Event, Masked, Request, receive_request};
+use super::relay::{Outcome, Relay, Watched};
 use crate::artifact::{self, ArtifactStore, SaveRequest};
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
-use crate::store::{Exit, ExitReason, RunDir, RunState, Store, StoreError};
+use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError, TagName};
 use crate::sys;
-use crate::words::describe;
+use crate::words::{describe, printable};
 
 /// Passed on to the workload.
 const FORWARDED: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// What is read of the file that a workflow's shell writes.
+const MAX_STEP_BYTES: u64 = 32;
 
 /// Exit status of the supervisor itself when it could not even take its request.
 const NO_REQUEST: u8 = 125;
@@ -54,7 +59,7 @@ pub(super) fn main() -> ExitCode {
 struct Life {
     request: Request,
     run: RunDir,
-    control: UnixStream,
+    audience: Audience,
     signals: SignalFd,
     /// The run's lock: held until this process ends, however it ends.
     _lock: OwnedFd,
@@ -76,7 +81,8 @@ impl Life {
         let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
         sys::bind_lock_to_process(&lock)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
-        Ok(Self { request, run, control, signals, _lock: lock, stdin: descriptors.next() })
+        let audience = Audience::new(control);
+        Ok(Self { request, run, audience, signals, _lock: lock, stdin: descriptors.next() })
     }
 
     fn live(&mut self) {
@@ -89,12 +95,15 @@ impl Life {
                 oom_kills: 0,
                 memory_peak: None,
                 memory_limit: self.request.memory_limit,
+                cpu_seconds: None,
+                failed_command: None,
                 message: Some(failure.message),
             },
         };
         // A full disk may refuse the record now and take it when the writable layer is gone.
         let mut recorded = self.record_exit(&exit);
         recorded = self.save_artifacts(&exit).unwrap_or(recorded);
+        self.set_tag();
         for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
             self.warn(warning);
         }
@@ -107,6 +116,7 @@ impl Life {
     }
 
     fn run_container(&mut self) -> Result<Exit, StartFailure> {
+        self.audience.open(&self.run.control()).map_err(system("listen to other commands"))?;
         self.isolate().map_err(system("set up the supervisor"))?;
         let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
         let rootfs = self.make_rootfs()?;
@@ -141,26 +151,61 @@ impl Life {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
-        if client_is_gone(&self.control) {
+        if !self.request.record.detached && self.audience.client_is_gone() {
             return Err(StartFailure::ours(
                 "the command that had started the run was killed before its workload started",
             ));
         }
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
-        let relay =
-            Relay::new(&self.control, &self.signals, (pid, init_ended.as_fd()), output, log, self.request.stop_signal)
-                .map_err(system("relay the container's output"))?;
+        let watched = Watched {
+            init: pid,
+            init_ended: init_ended.as_fd(),
+            cgroup,
+            stop_signal: self.request.stop_signal,
+            detached: self.request.record.detached,
+            interruptible: self.request.record.interruptible,
+            conduct: &self.request.conduct,
+        };
+        let relay = Relay::new(watched, &mut self.audience, &self.signals, output, log)
+            .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;
         if let Some(error) = &outcome.log_error {
             self.warn(format!("the log is incomplete: cannot write `{}`: {error}", self.run.log().display()));
         }
-        Ok(exit_of(status, cgroup.usage(), &outcome, self.request.memory_limit))
+        let mut exit = exit_of(status, cgroup.usage(), &outcome, self.request.memory_limit);
+        if matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled) {
+            exit.message = shm_hint(exit.code, self.request.record.limits.shm_size).or(exit.message);
+        }
+        self.name_failed_command(&mut exit);
+        Ok(exit)
+    }
+
+    /// Tells which command of a workflow was running when it failed, if its shell has noted that.
+    fn name_failed_command(&self, exit: &mut Exit) {
+        let steps = &self.request.conduct.steps;
+        let by_itself = matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled | ExitReason::OomKilled);
+        if exit.code == 0 || !by_itself {
+            return;
+        }
+        // One command alone notes nothing: there is no doubt.
+        let noted = if steps.len() == 1 { Some(1) } else { read_step(&self.run.step()) };
+        let Some(index) = noted.filter(|index| (1..=steps.len()).contains(index)) else { return };
+        let text = self.request.conduct.secrets.mask(&steps[index - 1]);
+        let place = format!("command {index} of {}, `{}`", steps.len(), printable(&text));
+        exit.message = Some(match &exit.message {
+            None => format!("{place}, failed with exit code {}", exit.code),
+            Some(message) => match message.split_once("\nhint:") {
+                Some((message, hint)) => format!("{message}, in {place}\nhint:{hint}"),
+                None => format!("{message}, in {place}"),
+            },
+        });
+        exit.failed_command = Some(FailedCommand { index, of: steps.len(), text, code: exit.code });
     }
 
     /// Leaves what the container must not inherit: keyring, umask, the mount table of the machine.
-    fn isolate(&self) -> io::Result<()> {
+    fn isolate(&mut self) -> io::Result<()> {
         if let Err(error) = sys::join_new_keyring() {
             self.warn(format!("the container shares the session keyring of its user: {error}"));
         }
@@ -204,10 +249,13 @@ impl Life {
 
     fn record_exit(&mut self, exit: &Exit) -> Result<(), StoreError> {
         let record = &mut self.request.record;
-        record.state = if self.request.artifacts.is_empty() { final_state(exit) } else { RunState::Saving };
+        record.state = if self.request.artifacts.is_empty() { RunState::after(exit) } else { RunState::Saving };
         record.finished = Some(now());
         record.pid = None;
         record.exit = Some(exit.clone());
+        if !record.remove {
+            record.spec = read_spec(&self.run.config(), &self.request.conduct.secrets);
+        }
         // A record that is about to be removed need not survive a power cut; the sweep would remove it as well.
         let lasting = !self.request.record.remove || !self.request.artifacts.is_empty();
         if lasting {
@@ -222,9 +270,10 @@ impl Life {
         if self.request.artifacts.is_empty() {
             return None;
         }
-        let outcome = match exit.code {
-            0 => artifact::Outcome::Done,
-            _ if exit.reason == ExitReason::ClientLost => artifact::Outcome::Interrupted,
+        let outcome = match RunState::after(exit) {
+            RunState::Done => artifact::Outcome::Done,
+            RunState::Stopped | RunState::Interrupted => artifact::Outcome::Interrupted,
+            RunState::Aborted => return Some(self.give_up_artifacts(exit)),
             _ => artifact::Outcome::Failed,
         };
         let saved = ArtifactStore::new(self.request.artifact_store.clone()).save(&SaveRequest {
@@ -248,40 +297,73 @@ impl Life {
                 self.warn(format!("artifacts were not saved: {}", describe(&error)));
             }
         }
-        self.request.record.state = final_state(exit);
+        self.request.record.state = RunState::after(exit);
         Some(self.run.write_record(&self.request.record))
     }
 
-    fn warn_if(&self, result: Result<(), String>) {
+    /// Gives a run that has ended well the tag that was asked for.
+    fn set_tag(&mut self) {
+        let record = &self.request.record;
+        let Some(tag) = &record.tag else { return };
+        if record.state != RunState::Done || self.run.has_unsaved_artifacts() {
+            let hint = format!("hint: `dockless tags add {tag} {}` sets it", record.name);
+            return self.warn(format!("the tag `{tag}` was not set, because the run did not end well\n{hint}"));
+        }
+        let tags = Store::at(self.request.store.clone()).tags();
+        let set = tag
+            .parse()
+            .map_err(|error| describe(&error))
+            .and_then(|tag: TagName| tags.set(&tag, &record.name, &now()).map_err(|error| describe(&error)));
+        match set {
+            Ok(Some(before)) if before != record.name => {
+                self.warn(format!("the tag `{tag}` named run `{before}` before"));
+            }
+            Ok(_) => {}
+            Err(why) => self.warn(format!("the tag `{tag}` was not set: {why}")),
+        }
+    }
+
+    /// Somebody wanted nothing of it to stay.
+    fn give_up_artifacts(&mut self, exit: &Exit) -> Result<(), StoreError> {
+        let store = ArtifactStore::new(self.request.artifact_store.clone());
+        let given_up = store.give_up(&self.request.record.name, self.run.path());
+        self.warn_if(given_up.map_err(|error| describe(&error)));
+        self.request.record.state = RunState::after(exit);
+        self.run.write_record(&self.request.record)
+    }
+
+    fn warn_if(&mut self, result: Result<(), String>) {
         if let Err(text) = result {
             self.warn(text);
         }
     }
 
-    fn warn(&self, text: String) {
+    fn warn(&mut self, text: String) {
         self.tell(&Event::Warning { text });
     }
 
     /// Whoever listened may be gone; the run does not depend on it.
-    fn tell(&self, event: &Event) {
-        drop(send_line(&self.control, event));
+    fn tell(&mut self, event: &Event) {
+        self.audience.tell(event);
     }
 }
 
-/// Whether the other end of the socket is closed.
-fn client_is_gone(control: &UnixStream) -> bool {
-    let mut fds = [PollFd::new(control.as_fd(), PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+/// The number that the shell of a workflow wrote last.
+fn read_step(path: &Path) -> Option<usize> {
+    let mut text = String::new();
+    // The container may have written anything there.
+    File::open(path).ok()?.take(MAX_STEP_BYTES).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
+    let text = std::fs::read_to_string(path).ok()?;
+    serde_json::from_str(&secrets.mask(&text)).ok()
 }
 
 /// A system call that failed, as the reason why nothing was started.
 fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
     move |error| StartFailure::ours(format!("cannot {what}: {error}"))
-}
-
-const fn final_state(exit: &Exit) -> RunState {
-    if exit.code == 0 { RunState::Done } else { RunState::Failed }
 }
 
 fn now() -> String {
@@ -297,21 +379,22 @@ fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Op
         _ => (125, None),
     };
     // A shell that runs the victim ends with 137 of its own accord.
-    let out_of_memory = usage.oom_kills > 0 && code == 128 + libc_sigkill();
-    let reason = if out_of_memory {
-        ExitReason::OomKilled
-    } else if outcome.client_lost {
-        ExitReason::ClientLost
-    } else if signal.is_some() {
-        ExitReason::Signalled
-    } else {
-        ExitReason::Exited
+    let out_of_memory = usage.oom_kills > 0 && code == 128 + libc_sigkill() && !outcome.killed;
+    let reason = match outcome.stopped {
+        _ if out_of_memory => ExitReason::OomKilled,
+        Some(reason) => reason,
+        None if signal.is_some() => ExitReason::Signalled,
+        None => ExitReason::Exited,
     };
     let memory_peak = usage.memory_peak.map(ByteSize);
     let memory = memory_in_words(memory_limit, memory_peak);
+    let after = if outcome.killed { "killed".to_owned() } else { format!("the workload ended with {code}") };
     let message = match reason {
         ExitReason::OomKilled => Some(format!("killed: out of memory{memory}")),
         ExitReason::ClientLost => Some("stopped: the command that had started the run was killed".to_owned()),
+        ExitReason::Stopped => Some(format!("stopped: {after}")),
+        ExitReason::Interrupted => Some(format!("interrupted, the machine is being taken away: {after}")),
+        ExitReason::Aborted => Some("aborted: killed, nothing was saved".to_owned()),
         ExitReason::Signalled => Some(format!(
             "killed by {}",
             signal.and_then(|n| Signal::try_from(n).ok()).map_or("a signal", Signal::as_str)
@@ -321,7 +404,18 @@ fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Op
         }
         _ => None,
     };
-    Exit { code, signal, reason, oom_kills: usage.oom_kills, memory_peak, memory_limit, message }
+    Exit {
+        // Whatever the workload made of it: a scheduler knows this code for "taken away".
+        code: if reason == ExitReason::Interrupted { 128 + Signal::SIGTERM as i32 } else { code },
+        signal,
+        reason,
+        oom_kills: usage.oom_kills,
+        memory_peak,
+        memory_limit,
+        cpu_seconds: usage.cpu.map(|time| time.as_secs_f64()),
+        failed_command: None,
+        message,
+    }
 }
 
 const fn libc_sigkill() -> i32 {
@@ -345,8 +439,9 @@ mod tests {
     const LIMIT: Option<ByteSize> = Some(ByteSize(64 << 20));
 
     fn end(status: WaitStatus, oom_kills: u64, client_lost: bool) -> Exit {
-        let usage = Usage { memory_peak: Some(64 << 20), oom_kills };
-        exit_of(status, usage, &Outcome { client_lost, log_error: None }, LIMIT)
+        let usage = Usage { memory_peak: Some(64 << 20), oom_kills, cpu: None };
+        let stopped = client_lost.then_some(ExitReason::ClientLost);
+        exit_of(status, usage, &Outcome { stopped, killed: false, log_error: None }, LIMIT)
     }
 
     #[test]

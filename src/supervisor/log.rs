@@ -5,11 +5,13 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
+
+use super::tail;
 
 /// Which of the workload's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,18 +71,43 @@ pub struct LogEntry {
     pub bytes: Vec<u8>,
 }
 
-/// Reads a log from its beginning, and further as it grows.
+impl LogEntry {
+    /// When it was read from the container; `None` when the log has something else there.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<Timestamp> {
+        self.time.parse().ok()
+    }
+}
+
+/// Reads a log from its beginning or from its last lines, and further as it grows.
 #[derive(Debug)]
 pub struct LogReader {
     reader: BufReader<File>,
     /// An entry whose end has not been written yet.
     started: Vec<u8>,
+    /// Where that entry begins in the file.
+    position: u64,
+    /// Entries of either stream before these offsets are passed over.
+    starts: tail::Starts,
 }
 
 impl LogReader {
     /// Opens a log.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { reader: BufReader::with_capacity(64 << 10, File::open(path)?), started: Vec::new() })
+        Self::open_at(File::open(path)?, [0; 2])
+    }
+
+    /// Opens a log at the last `lines` lines of the workload, found from the end. With `until` they are the last of those
+    /// written by then, and what was written later comes after them.
+    pub fn open_tail(path: &Path, lines: usize, until: Option<Timestamp>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let starts = tail::starts(&file, lines, until)?;
+        Self::open_at(file, starts)
+    }
+
+    fn open_at(mut file: File, starts: tail::Starts) -> io::Result<Self> {
+        let position = file.seek(SeekFrom::Start(starts[0].min(starts[1])))?;
+        Ok(Self { reader: BufReader::with_capacity(64 << 10, file), started: Vec::new(), position, starts })
     }
 
     /// The next entry, or `None` when there is none yet. Lines that are no entries are passed over.
@@ -90,31 +117,52 @@ impl LogReader {
                 return Ok(None);
             }
             let line = std::mem::take(&mut self.started);
-            if let Some(entry) = parse(&line) {
-                return Ok(Some(entry));
+            let offset = self.position;
+            self.position += line.len() as u64;
+            if let Some(head) = Head::of(&line)
+                && offset >= self.starts[head.stream as usize]
+            {
+                return Ok(Some(head.entry()));
             }
         }
     }
 }
 
-fn parse(line: &[u8]) -> Option<LogEntry> {
-    let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let time = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    let stream = match fields.next()? {
-        b"stdout" => Stream::Stdout,
-        b"stderr" => Stream::Stderr,
-        _ => return None,
-    };
-    let whole = match fields.next()? {
-        b"F" => true,
-        b"P" => false,
-        _ => return None,
-    };
-    let mut bytes = fields.next()?.to_vec();
-    if !whole {
-        bytes.pop();
+/// An entry as it stands in the log.
+pub(super) struct Head<'a> {
+    time: &'a str,
+    pub(super) stream: Stream,
+    /// It closes a line.
+    pub(super) whole: bool,
+    /// With the newline that ends the entry.
+    text: &'a [u8],
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn of(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.splitn(4, |byte| *byte == b' ');
+        let time = str::from_utf8(fields.next()?).ok()?;
+        let stream = match fields.next()? {
+            b"stdout" => Stream::Stdout,
+            b"stderr" => Stream::Stderr,
+            _ => return None,
+        };
+        let whole = match fields.next()? {
+            b"F" => true,
+            b"P" => false,
+            _ => return None,
+        };
+        Some(Self { time, stream, whole, text: fields.next()? })
     }
-    Some(LogEntry { time, stream, bytes })
+
+    pub(super) fn is_after(&self, time: Timestamp) -> bool {
+        self.time.parse::<Timestamp>().is_ok_and(|written| written > time)
+    }
+
+    fn entry(&self) -> LogEntry {
+        let end = self.text.len() - usize::from(!self.whole);
+        LogEntry { time: self.time.to_owned(), stream: self.stream, bytes: self.text[..end].to_vec() }
+    }
 }
 
 #[cfg(test)]

@@ -8,19 +8,26 @@
 //!   supervisor's private mount namespace; the cgroup and the record are mended by the next command ([`sweep()`]);
 //! - command line killed: the socket closes, and the supervisor stops the run as `docker stop` would.
 
+mod audience;
 mod clean;
+mod hint;
 mod launch;
 mod life;
 mod log;
+mod mask;
 pub mod protocol;
 mod relay;
 mod sweep;
+mod tail;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
+pub use audience::come_to;
+pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};
+pub use mask::{MASK, MaskedStream, Masker};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

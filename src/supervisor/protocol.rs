@@ -16,6 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::mask::Masker;
 use crate::artifact::Prepared;
 use crate::image::ByteSize;
 use crate::rootfs::Choice;
@@ -54,6 +55,64 @@ pub struct Request {
     pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
+    /// How to go about it.
+    pub conduct: Conduct,
+}
+
+/// How a supervisor goes about a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conduct {
+    /// Signals to the tool stop the run, as Ctrl-C at a workflow does; else they are passed on to the workload.
+    pub stops_on_signals: bool,
+    /// How long the workload has between the stop signal and SIGKILL.
+    pub grace_ms: u64,
+    /// What log, terminal and record do not show.
+    pub secrets: Masked,
+    /// The first lines of a workflow's commands, if its shell notes which of them runs. Not empty means also that a stop
+    /// signal goes to every process: a shell that waits for its child does not pass it on.
+    pub steps: Vec<String>,
+}
+
+/// docker's time between the stop signal and SIGKILL.
+const DEFAULT_GRACE_MS: u64 = 10_000;
+
+impl Default for Conduct {
+    fn default() -> Self {
+        Self { stops_on_signals: false, grace_ms: DEFAULT_GRACE_MS, secrets: Masked::default(), steps: Vec::new() }
+    }
+}
+
+/// Texts that nobody is to see.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Masked(Vec<String>);
+
+impl Masked {
+    /// These texts; empty ones are left out.
+    #[must_use]
+    pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
+        Self(texts.into_iter().filter(|text| !text.is_empty()).collect())
+    }
+
+    /// The text without them.
+    #[must_use]
+    pub fn mask(&self, text: &str) -> String {
+        self.masker().mask_text(text)
+    }
+
+    /// What hides them.
+    #[must_use]
+    pub fn masker(&self) -> Masker {
+        Masker::new(&self.0)
+    }
+}
+
+/// Tells nothing.
+impl std::fmt::Debug for Masked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Masked({} texts)", self.0.len())
+    }
 }
 
 /// A directory that the image declares as a volume.
@@ -67,7 +126,7 @@ pub struct Volume {
 }
 
 /// What the supervisor tells.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event {
     /// The root file system is there.
@@ -102,7 +161,7 @@ pub enum Event {
 }
 
 /// What the supervisor is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// Send this signal to the workload.
@@ -110,6 +169,25 @@ pub enum Order {
         /// Its number.
         number: i32,
     },
+    /// End the run: the stop signal, SIGKILL when the time is over, artifacts saved (but for [`StopReason::Aborted`]).
+    Stop {
+        /// Why; the first reason is the one that is kept.
+        reason: StopReason,
+        /// The time until SIGKILL, when it is not the run's own.
+        grace_ms: Option<u64>,
+    },
+}
+
+/// Why a run is ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Somebody wants it.
+    Stopped,
+    /// The machine is being taken away.
+    Interrupted,
+    /// Somebody gives the run up: killed at once, nothing is saved.
+    Aborted,
 }
 
 /// Sends the request; `descriptors` are the run's lock and, when there is one, the container's standard input.

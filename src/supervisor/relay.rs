@@ -5,10 +5,9 @@
 //! (pipe(7): `PIPE_BUF` bytes fit).
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -17,8 +16,12 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
+use super::audience::{Audience, Heard, Seat};
 use super::log::{LogWriter, Stream};
-use super::protocol::Order;
+use super::mask::{MaskedStream, Masker};
+use super::protocol::{Conduct, Order, StopReason};
+use crate::container::Cgroup;
+use crate::store::ExitReason;
 use crate::sys;
 
 const READ_BYTES: usize = 64 << 10;
@@ -26,14 +29,14 @@ const READ_BYTES: usize = 64 << 10;
 const SAFE_WRITE_BYTES: usize = 4096;
 /// How long output may still come after init has ended: only from a pipe that was handed out of the container.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-/// How long the workload has to stop after the command line was killed; docker's default for `stop`.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What the relay has seen by the time the container has ended.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// The command line went away before the container ended.
-    pub(super) client_lost: bool,
+    /// The run was ended from outside, and why.
+    pub(super) stopped: Option<ExitReason>,
+    /// The workload did not stop in time, or was not asked to.
+    pub(super) killed: bool,
     /// The log could not be written, and why.
     pub(super) log_error: Option<io::Error>,
 }
@@ -49,21 +52,24 @@ struct Flow {
     pending: Vec<u8>,
     /// Nobody waits for a sink that does not take more at once: what it misses stands in the log.
     is_lossy: bool,
+    /// Hides secrets from both.
+    masked: MaskedStream,
 }
 
 impl Flow {
-    fn new(stream: Stream, source: OwnedFd, sink: BorrowedFd<'_>) -> io::Result<Self> {
-        let sink = File::from(sink.try_clone_to_owned()?);
-        let kind = sink.metadata()?.file_type();
-        let may_block = kind.is_fifo() || kind.is_char_device() || kind.is_socket();
-        let sink_takes_bytes = if may_block { SAFE_WRITE_BYTES } else { usize::MAX };
+    /// Without a sink, for a run that nobody watches, the log alone gets it.
+    fn new(stream: Stream, source: OwnedFd, sink: Option<BorrowedFd<'_>>, masker: &Masker) -> io::Result<Self> {
+        let sink = sink.map(|sink| sink.try_clone_to_owned()).transpose()?.map(File::from);
+        let kind = sink.as_ref().map(File::metadata).transpose()?.map(|metadata| metadata.file_type());
+        let may_block = kind.is_none_or(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket());
         Ok(Self {
             stream,
             source: Some(File::from(source)),
-            sink: Some(sink),
-            sink_takes_bytes,
+            sink,
+            sink_takes_bytes: if may_block { SAFE_WRITE_BYTES } else { usize::MAX },
             pending: Vec::new(),
             is_lossy: false,
+            masked: masker.stream(),
         })
     }
 
@@ -97,17 +103,38 @@ impl Flow {
     fn read(&mut self, log: &mut LogWriter, buffer: &mut [u8], outcome: &mut Outcome) {
         let Some(source) = &mut self.source else { return };
         match source.read(buffer) {
-            Ok(0) => self.source = None,
-            Ok(read) => {
-                if let Err(error) = log.write(Timestamp::now(), self.stream, &buffer[..read]) {
-                    outcome.log_error.get_or_insert(error);
-                }
-                if self.sink.is_some() {
-                    self.pending.extend_from_slice(&buffer[..read]);
-                }
-            }
+            Ok(read @ 1..) => self.take_in(&buffer[..read], log, outcome),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.source = None,
+            Ok(_) | Err(_) => {
+                self.source = None;
+                self.give_out_the_rest(log, outcome);
+            }
+        }
+    }
+
+    fn take_in(&mut self, bytes: &[u8], log: &mut LogWriter, outcome: &mut Outcome) {
+        // What may still become a secret is kept back.
+        let before = self.pending.len();
+        self.masked.push(bytes, &mut self.pending);
+        self.log_from(before, log, outcome);
+    }
+
+    /// Nothing more comes.
+    fn give_out_the_rest(&mut self, log: &mut LogWriter, outcome: &mut Outcome) {
+        let before = self.pending.len();
+        self.masked.finish(&mut self.pending);
+        self.log_from(before, log, outcome);
+    }
+
+    fn log_from(&mut self, start: usize, log: &mut LogWriter, outcome: &mut Outcome) {
+        let new = &self.pending[start..];
+        if !new.is_empty()
+            && let Err(error) = log.write(Timestamp::now(), self.stream, new)
+        {
+            outcome.log_error.get_or_insert(error);
+        }
+        if self.sink.is_none() {
+            self.pending.clear();
         }
     }
 
@@ -133,94 +160,107 @@ impl Flow {
     }
 }
 
+/// What the relay must know about the run.
+pub(super) struct Watched<'a> {
+    /// Init, a child of this process that was not waited for yet, so that its number is its own.
+    pub(super) init: Pid,
+    /// Readable when it has ended.
+    pub(super) init_ended: BorrowedFd<'a>,
+    /// All its processes.
+    pub(super) cgroup: &'a Cgroup,
+    /// What asks the workload to stop.
+    pub(super) stop_signal: i32,
+    /// The run goes on without the command line.
+    pub(super) detached: bool,
+    /// SIGTERM to us means that the machine is being taken away.
+    pub(super) interruptible: bool,
+    /// How to go about it.
+    pub(super) conduct: &'a Conduct,
+}
+
 /// Everything the supervisor listens to while the container runs.
 pub(super) struct Relay<'a> {
-    orders: Option<BufReader<&'a UnixStream>>,
+    watched: Watched<'a>,
+    audience: &'a mut Audience,
     signals: &'a SignalFd,
-    init: Pid,
-    init_ended: BorrowedFd<'a>,
     flows: [Flow; 2],
     log: LogWriter,
-    stop_signal: i32,
+    /// Init has ended.
+    ended: bool,
+    kill_at: Option<Instant>,
+    outcome: Outcome,
+}
+
+/// Where something has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Signals,
+    Init,
+    Flow(usize),
+    Seat(Seat),
 }
 
 impl<'a> Relay<'a> {
     pub(super) fn new(
-        control: &'a UnixStream,
+        watched: Watched<'a>,
+        audience: &'a mut Audience,
         signals: &'a SignalFd,
-        (init, init_ended): (Pid, BorrowedFd<'a>),
         (stdout, stderr): (OwnedFd, OwnedFd),
         log: LogWriter,
-        stop_signal: i32,
     ) -> io::Result<Self> {
+        let (out, err) = (io::stdout(), io::stderr());
+        let shown = !watched.detached;
+        let masker = watched.conduct.secrets.masker();
         let flows = [
-            Flow::new(Stream::Stdout, stdout, io::stdout().as_fd())?,
-            Flow::new(Stream::Stderr, stderr, io::stderr().as_fd())?,
+            Flow::new(Stream::Stdout, stdout, shown.then(|| out.as_fd()), &masker)?,
+            Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()), &masker)?,
         ];
-        Ok(Self { orders: Some(BufReader::new(control)), signals, init, init_ended, flows, log, stop_signal })
+        let outcome = Outcome::default();
+        Ok(Self { watched, audience, signals, flows, log, ended: false, kill_at: None, outcome })
     }
 
     /// Runs until init has ended and all it wrote has been passed on.
     pub(super) fn run(mut self) -> Outcome {
-        let mut outcome = Outcome::default();
         let mut buffer = vec![0; READ_BYTES];
-        let mut ended = false;
-        let mut kill_at: Option<Instant> = None;
-        while !(ended && self.flows.iter().all(|flow| flow.source.is_none() && !flow.waits_for_sink())) {
-            if kill_at.is_some_and(|at| Instant::now() >= at) {
-                self.signal(Signal::SIGKILL as i32);
-                kill_at = None;
+        while !(self.ended && self.flows.iter().all(|flow| flow.source.is_none() && !flow.waits_for_sink())) {
+            if self.kill_at.is_some_and(|at| Instant::now() >= at) {
+                self.kill();
             }
-            let Some(ready) = self.wait(ended, kill_at) else { break };
-            let mut has_written = false;
-            for (flow, ready) in self.flows.iter_mut().zip(ready.flows) {
-                // Both may write to one pipe, and what poll(2) has said holds for one write only.
-                let writes = flow.waits_for_sink();
-                if ready && !(writes && has_written) {
-                    flow.advance(&mut self.log, &mut buffer, &mut outcome);
-                    has_written |= writes;
-                }
+            let Some(places) = self.wait() else {
+                self.flows.iter_mut().for_each(|flow| flow.give_out_the_rest(&mut self.log, &mut self.outcome));
+                break;
+            };
+            self.pass_on(&places, &mut buffer);
+            if places.contains(&Place::Signals) {
+                self.take_signal();
             }
-            if ready.signal
-                && let Ok(Some(signal)) = self.signals.read_signal()
-                && !ended
-            {
-                self.signal(i32::try_from(signal.ssi_signo).unwrap_or_default());
-            }
-            if ready.order && !self.obey(ended) {
-                self.orders = None;
-                // A reader that has stalled must not keep the run from ending.
-                self.flows.iter_mut().for_each(|flow| flow.is_lossy = true);
-                if !ended {
-                    outcome.client_lost = true;
-                    self.signal(self.stop_signal);
-                    kill_at = Some(Instant::now() + STOP_GRACE);
-                }
-            }
-            ended |= ready.ended;
+            self.hear(&places);
+            self.ended |= places.contains(&Place::Init);
         }
-        outcome
+        self.outcome
     }
 
     /// Waits for anything to happen; `None` when the container has ended and its streams stay silent though open.
-    fn wait(&self, ended: bool, kill_at: Option<Instant>) -> Option<Ready> {
+    fn wait(&self) -> Option<Vec<Place>> {
+        let mut places = vec![Place::Signals];
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let order = self.orders.as_ref().map(|orders| {
-            fds.push(PollFd::new(orders.get_ref().as_fd(), PollFlags::POLLIN));
-            fds.len() - 1
-        });
-        let init = (!ended).then(|| {
-            fds.push(PollFd::new(self.init_ended, PollFlags::POLLIN));
-            fds.len() - 1
-        });
-        let flows = self.flows.each_ref().map(|flow| {
-            flow.interest().map(|interest| {
+        for (seat, fd) in self.audience.seats() {
+            places.push(Place::Seat(seat));
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        if !self.ended {
+            places.push(Place::Init);
+            fds.push(PollFd::new(self.watched.init_ended, PollFlags::POLLIN));
+        }
+        for (index, flow) in self.flows.iter().enumerate() {
+            if let Some(interest) = flow.interest() {
+                places.push(Place::Flow(index));
                 fds.push(interest);
-                fds.len() - 1
-            })
-        });
-        let draining = ended && self.flows.iter().all(|flow| !flow.waits_for_sink());
-        let timeout = match kill_at {
+            }
+        }
+        let draining = self.ended && self.flows.iter().all(|flow| !flow.waits_for_sink());
+        let until = self.kill_at.filter(|_| !self.ended);
+        let timeout = match until {
             _ if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
@@ -229,44 +269,103 @@ impl<'a> Relay<'a> {
         if count == 0 && draining {
             return None;
         }
-        let happened = |index: Option<usize>| index.is_some_and(|index| fds[index].any().unwrap_or(false));
-        Some(Ready {
-            signal: happened(Some(0)),
-            order: happened(order),
-            ended: happened(init),
-            flows: flows.map(happened),
-        })
+        let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        Some(places.into_iter().zip(&fds).filter(|(_, fd)| happened(fd)).map(|(place, _)| place).collect())
     }
 
-    /// Carries out what the command line sent; `false` when it is gone.
-    fn obey(&mut self, ended: bool) -> bool {
-        let Some(orders) = &mut self.orders else { return false };
-        loop {
-            let mut line = String::new();
-            match orders.read_line(&mut line) {
-                Ok(0) | Err(_) => return false,
-                Ok(_) => {}
-            }
-            if let Ok(Order::Signal { number }) = serde_json::from_str(&line)
-                && !ended
-            {
-                drop(sys::send_signal(self.init, number));
-            }
-            if orders.buffer().is_empty() {
-                return true;
+    fn pass_on(&mut self, places: &[Place], buffer: &mut [u8]) {
+        let mut has_written = false;
+        for (index, flow) in self.flows.iter_mut().enumerate() {
+            // Both may write to one pipe, and what poll(2) has said holds for one write only.
+            let writes = flow.waits_for_sink();
+            if places.contains(&Place::Flow(index)) && !(writes && has_written) {
+                flow.advance(&mut self.log, buffer, &mut self.outcome);
+                has_written |= writes;
             }
         }
     }
 
-    /// Init is our child and was not waited for yet, so its number is still its own.
-    fn signal(&self, number: i32) {
-        drop(sys::send_signal(self.init, number));
+    /// A signal to us: passed on, or a wish to end the run.
+    fn take_signal(&mut self) {
+        let Ok(Some(signal)) = self.signals.read_signal() else { return };
+        let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+        let ends = ![Signal::SIGUSR1 as i32, Signal::SIGUSR2 as i32].contains(&number);
+        if !(self.watched.conduct.stops_on_signals && ends) {
+            self.signal(number);
+        } else if self.watched.interruptible && number == Signal::SIGTERM as i32 {
+            self.stop(ExitReason::Interrupted, None);
+        } else {
+            self.stop(ExitReason::Stopped, None);
+        }
     }
-}
 
-struct Ready {
-    signal: bool,
-    order: bool,
-    ended: bool,
-    flows: [bool; 2],
+    /// Carries out what the command line and others say.
+    fn hear(&mut self, places: &[Place]) {
+        let mut ended_guests = Vec::new();
+        for place in places {
+            let Place::Seat(seat) = *place else { continue };
+            match (self.audience.hear(seat), seat) {
+                (Heard::Orders(orders), _) => orders.into_iter().for_each(|order| self.obey(&order)),
+                (Heard::End, Seat::Guest(index)) => ended_guests.push(index),
+                (Heard::End, _) => self.lose_client(),
+            }
+        }
+        self.audience.dismiss(ended_guests);
+    }
+
+    fn lose_client(&mut self) {
+        // A reader that has stalled must not keep the run from ending.
+        self.flows.iter_mut().for_each(|flow| flow.is_lossy = true);
+        if !self.watched.detached {
+            self.stop(ExitReason::ClientLost, None);
+        }
+    }
+
+    fn obey(&mut self, order: &Order) {
+        match *order {
+            Order::Signal { number } => self.signal(number),
+            Order::Stop { reason: StopReason::Stopped, grace_ms } => self.stop(ExitReason::Stopped, grace_ms),
+            Order::Stop { reason: StopReason::Interrupted, grace_ms } => self.stop(ExitReason::Interrupted, grace_ms),
+            Order::Stop { reason: StopReason::Aborted, .. } if !self.ended => {
+                self.outcome.stopped = Some(ExitReason::Aborted);
+                self.kill();
+            }
+            Order::Stop { reason: StopReason::Aborted, .. } => {}
+        }
+    }
+
+    /// Asks the workload to stop; whoever asks again may only shorten its time.
+    fn stop(&mut self, reason: ExitReason, grace_ms: Option<u64>) {
+        if self.ended {
+            return;
+        }
+        let grace = Duration::from_millis(grace_ms.unwrap_or(self.watched.conduct.grace_ms));
+        // A time that no clock reaches is none.
+        let at = Instant::now().checked_add(grace);
+        self.kill_at = self.kill_at.into_iter().chain(at).min();
+        if self.outcome.stopped.is_none() {
+            self.outcome.stopped = Some(reason);
+            self.ask_to_stop();
+        }
+    }
+
+    fn ask_to_stop(&self) {
+        if self.watched.conduct.steps.is_empty() {
+            self.signal(self.watched.stop_signal);
+        } else {
+            self.watched.cgroup.signal_all(self.watched.stop_signal);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.kill_at = None;
+        self.outcome.killed = true;
+        self.signal(Signal::SIGKILL as i32);
+    }
+
+    fn signal(&self, number: i32) {
+        if !self.ended {
+            drop(sys::send_signal(self.watched.init, number));
+        }
+    }
 }

@@ -86,8 +86,8 @@ fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, Sw
     }
     if !record.state.is_final() {
         let boot = boot_id().map_err(SweepError::Boot)?;
-        let exit = record.exit.clone().unwrap_or_else(|| lost(record.boot_id != boot));
-        record.state = if exit.code == 0 { RunState::Done } else { RunState::Failed };
+        let exit = record.exit.clone().unwrap_or_else(|| lost(&record, record.boot_id != boot));
+        record.state = RunState::after(&exit);
         record.exit = Some(exit);
         record.pid = None;
     }
@@ -146,9 +146,11 @@ fn kill_copies(lock: &Lock) {
     }
 }
 
-fn lost(rebooted: bool) -> Exit {
+fn lost(record: &RunRecord, rebooted: bool) -> Exit {
     let (reason, message) = if rebooted {
         (ExitReason::HostReboot, "the machine went down while it ran")
+    } else if matches!(record.state, RunState::Submitted | RunState::Pulling) {
+        (ExitReason::ClientLost, "the command that had started it was killed before its workload started")
     } else {
         (ExitReason::SupervisorLost, "its supervisor was killed")
     };
@@ -159,6 +161,8 @@ fn lost(rebooted: bool) -> Exit {
         oom_kills: 0,
         memory_peak: None,
         memory_limit: None,
+        cpu_seconds: None,
+        failed_command: None,
         message: Some(message.to_owned()),
     }
 }

@@ -6,8 +6,10 @@ mod lock;
 pub mod mount;
 mod net;
 mod process;
+mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
 pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use process::{exit_now, join_new_keyring, pidfd, reader_is_gone, reset_signals, send_signal, write_raw};
+pub use tree::{disk_usage, remove_tree};

@@ -5,6 +5,7 @@ use std::fmt;
 use super::mistake::{Mistake, Problem, shown};
 use super::source::{At, Source, Span, Text};
 use super::yaml::{Node, Scalar, Value};
+use crate::words::nearest;
 
 /// The keys of one kind of mapping.
 pub(super) struct Keys {
@@ -113,6 +114,19 @@ impl<'a> Entry<'a> {
         Mistake::new(self.source, self.key_span, problem)
     }
 
+    /// The same entry with another value.
+    pub(super) const fn with<'b>(&self, node: &'b Node) -> Entry<'b>
+    where
+        'a: 'b,
+    {
+        Entry { node, ..*self }
+    }
+
+    /// A copy of the value.
+    pub(super) fn value(&self) -> Node {
+        self.node.clone()
+    }
+
     /// The items of a list.
     pub(super) fn items(&self, expected: &'static str) -> Result<impl Iterator<Item = Entry<'a>> + use<'a>, Mistake> {
         let Value::List(items) = &self.node.value else { return Err(self.wrong_type(expected, None)) };
@@ -210,6 +224,33 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// Takes the entry out of a mapping that a place belongs to, and says whether there was one.
+pub(super) fn take_entry_at(mapping: &mut Node, place: Span) -> bool {
+    let Value::Mapping(entries) = &mut mapping.value else { return false };
+    let order = |span: Span| (span.line, span.column);
+    // Entries of a merged mapping stand elsewhere, so that the places need not ascend.
+    let entry = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, (key, _))| order(key.span) <= order(place))
+        .max_by_key(|(_, (key, _))| order(key.span));
+    let Some((index, _)) = entry else { return false };
+    entries.remove(index);
+    true
+}
+
+/// Gives a mapping a key with a text where it has none, and says whether it is a mapping.
+pub(super) fn give(mapping: &mut Node, key: &str, text: &str) -> bool {
+    let span = mapping.span;
+    let Value::Mapping(entries) = &mut mapping.value else { return false };
+    if !entries.iter().any(|(other, _)| matches!(&other.value, Value::Scalar(_, name) if name == key)) {
+        let node = |text: &str| Node { span, value: Value::Scalar(Scalar::Text, text.to_owned()) };
+        // In front, where `take_entry_at` prefers a real entry at the same place.
+        entries.insert(0, (node(key), node(text)));
+    }
+    true
+}
+
 fn same_key(keys: &Keys, first: &Entry<'_>, second: &Entry<'_>, canonical: &'static str) -> Problem {
     let first_line = first.key_span.line;
     if first.key == second.key {
@@ -236,44 +277,5 @@ impl Keys {
             (None, None) => format!("the keys of {} are `{}`", self.context, self.known.join("`, `")),
         };
         Problem::UnknownKey { key: shown(key), context: self.context, hint }
-    }
-}
-
-/// The candidate that `word` was most likely meant to be, if one is near enough for that.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase();
-    // A longer word would cost time and is nobody's slip of the finger.
-    if word.len() > 100 {
-        return None;
-    }
-    candidates
-        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_ascii_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nearest_is_a_slip_and_not_any_word() {
-        let known = ["image", "commands", "env", "resources", "gpu", "cpu"];
-        for (word, expected) in [
-            ("imagee", Some("image")),
-            ("imgae", Some("image")),
-            ("Image", Some("image")),
-            ("command", Some("commands")),
-            ("resource", Some("resources")),
-            ("envs", Some("env")),
-            ("gpus", Some("gpu")),
-            ("volume", None),
-            ("x", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(word, known.into_iter()), expected, "{word}");
-        }
-        assert_eq!(nearest(&"i".repeat(1 << 20), known.into_iter()), None);
     }
 }

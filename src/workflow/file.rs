@@ -10,14 +10,14 @@
 //!       - path: output
 //! ```
 //!
-//! This is the whole schema, also the parts that [`plan`](super::plan) refuses until they work. Here a mistake is one of
-//! shape (a typo in a key, a list where a string belongs, a size that is no size), and spoils the file; what a workflow
-//! asks for is judged by `plan`, for that workflow alone. A value with `${{` in it is kept as a [`Text::Template`].
+//! Here a mistake is one of shape (a typo in a key, a list where a string belongs, a size that is no size), and spoils the
+//! file; what a workflow asks for is judged by [`plan`](super::plan), for that workflow alone. A value with `${{` in it is
+//! kept as a [`Text::Template`], which [`interpolate`](super::interpolate) fills in with the same functions as here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::fields::{Entry, Fields, Keys};
+use super::fields::{Entry, Fields, Keys, give, take_entry_at};
 use super::mistake::{Mistake, Problem, shown};
 use super::source::{At, Source, Span, Text};
 use super::yaml;
@@ -27,6 +27,10 @@ use crate::image::{ByteSize, Reference};
 pub const MAX_NAME_LEN: usize = 63;
 /// The smallest share of a core that a CPU quota can express: 1 ms in each 100 ms (`cpu.cfs_quota_us`).
 pub const MIN_CPUS: f64 = 0.01;
+/// Most ports that `ports: NUMBER` gives.
+pub const MAX_FREE_PORTS: u16 = 100;
+/// Most mistakes that are told of one workflow: each costs a reading of the whole.
+const MAX_MISTAKES_IN_ONE: usize = 50;
 
 /// One parsed file.
 #[derive(Debug)]
@@ -35,6 +39,15 @@ pub struct WorkflowFile {
     pub source: Arc<Source>,
     /// Its workflows in their order; no two have one name.
     pub workflows: Vec<Workflow>,
+}
+
+/// What [`parse_on`] made of a file.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The file with those of its workflows that have no mistake.
+    pub file: WorkflowFile,
+    /// What is wrong in the others, in their order.
+    pub mistakes: Vec<Mistake>,
 }
 
 /// One item of `workflows`, as the file gives it.
@@ -68,8 +81,10 @@ pub struct Workflow {
     pub cache: Option<At<Vec<At<Text<String>>>>>,
     /// `deps`. At the key.
     pub deps: Option<At<Vec<Dependency>>>,
-    /// `ports`. At the key.
+    /// `ports` as a list. At the key.
     pub ports: Option<At<Vec<At<Text<Port>>>>>,
+    /// `ports` as a number: so many free ports, told to the run as `PORT_0`, `PORT_1`, …
+    pub free_ports: u16,
     /// `resources`.
     pub resources: Resources,
     /// `registry_auth`. At the key.
@@ -142,6 +157,8 @@ pub struct Resources {
     pub interruptible: Option<At<bool>>,
     /// `local`: has no effect.
     pub local: Option<At<bool>>,
+    /// `remote`: has no effect.
+    pub remote: Option<At<bool>>,
 }
 
 /// `resources.gpu`.
@@ -200,42 +217,43 @@ const WORKFLOW_KEYS: &[&str] = &[
     "requirements",
     "version",
 ];
-const RESOURCES_KEYS: &[&str] = &["cpu", "memory", "shm_size", "gpu", "interruptible", "local"];
+const RESOURCES_KEYS: &[&str] = &["cpu", "memory", "shm_size", "gpu", "interruptible", "local", "remote"];
 const REGISTRY_AUTH_KEYS: &[&str] = &["username", "password"];
 
-const FILE: Keys = Keys {
+pub(super) const FILE: Keys = Keys {
     context: "the file",
     known: &["workflows"],
     aliases: &[],
     elsewhere: &[(WORKFLOW_KEYS, "in an item of `workflows`")],
 };
 
-const WORKFLOW: Keys = Keys {
+pub(super) const WORKFLOW: Keys = Keys {
     context: "a workflow",
     known: WORKFLOW_KEYS,
-    aliases: &[("environment", "env"), ("setup", "before_run")],
+    aliases: &[("environment", "env"), ("setup", "before_run"), ("python", "version")],
     elsewhere: &[(RESOURCES_KEYS, "under `resources`"), (REGISTRY_AUTH_KEYS, "under `registry_auth`")],
 };
 
-const RESOURCES: Keys = Keys {
+pub(super) const RESOURCES: Keys = Keys {
     context: "`resources`",
     known: RESOURCES_KEYS,
     aliases: &[],
     elsewhere: &[(&["name", "count"], "under `gpu`"), (WORKFLOW_KEYS, "in the workflow, beside `resources`")],
 };
 
-const GPU: Keys = Keys {
+pub(super) const GPU: Keys = Keys {
     context: "`gpu`",
     known: &["name", "count", "memory"],
     aliases: &[],
     elsewhere: &[(&["cpu", "shm_size", "interruptible"], "under `resources`")],
 };
 
-const ARTIFACT: Keys = Keys { context: "an artifact", known: &["path", "mount"], aliases: &[], elsewhere: &[] };
-const CACHE: Keys = Keys { context: "an item of `cache`", known: &["path"], aliases: &[], elsewhere: &[] };
-const DEPENDENCY: Keys =
+pub(super) const ARTIFACT: Keys =
+    Keys { context: "an artifact", known: &["path", "mount"], aliases: &[], elsewhere: &[] };
+pub(super) const CACHE: Keys = Keys { context: "an item of `cache`", known: &["path"], aliases: &[], elsewhere: &[] };
+pub(super) const DEPENDENCY: Keys =
     Keys { context: "an item of `deps`", known: &["workflow", "tag"], aliases: &[], elsewhere: &[] };
-const REGISTRY_AUTH: Keys =
+pub(super) const REGISTRY_AUTH: Keys =
     Keys { context: "`registry_auth`", known: REGISTRY_AUTH_KEYS, aliases: &[], elsewhere: &[] };
 
 /// Parses one file. `name` is how messages call it.
@@ -243,6 +261,15 @@ const REGISTRY_AUTH: Keys =
 /// # Errors
 /// The first [`Mistake`] in the order of reading.
 pub fn parse(name: &str, bytes: &[u8]) -> Result<WorkflowFile, Mistake> {
+    let Parsed { file, mistakes } = parse_on(name, bytes, 1)?;
+    mistakes.into_iter().next().map_or(Ok(file), Err)
+}
+
+/// Parses one file to its end, over mistakes in single workflows, until there are `most_mistakes` (at least 1).
+///
+/// # Errors
+/// A [`Mistake`] of the file itself, which leaves no workflows to read.
+pub fn parse_on(name: &str, bytes: &[u8], most_mistakes: usize) -> Result<Parsed, Mistake> {
     let source = Arc::new(Source::new(name.to_owned(), text_of(name, bytes)?.to_owned()));
     let tree = yaml::parse(&source)?;
     let document = Entry::document(&source, &tree);
@@ -260,17 +287,50 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<WorkflowFile, Mistake> {
             missing("workflows", "the file", "add `workflows:` with a list"),
         ));
     };
-    let mut workflows: Vec<Workflow> = Vec::new();
+    let mut parsed =
+        Parsed { file: WorkflowFile { source: Arc::clone(&source), workflows: Vec::new() }, mistakes: Vec::new() };
     let mut places = HashMap::new();
     for item in list.items("a list of workflows")? {
-        let workflow = workflow(&source, item)?;
-        let Some(first) = places.insert(workflow.name.value.clone(), workflow.name.span) else {
-            workflows.push(workflow);
-            continue;
-        };
-        return Err(duplicate_name(&workflow, name, first));
+        let wanted = most_mistakes - parsed.mistakes.len();
+        match workflow_or_mistakes(&source, item, wanted) {
+            Ok(workflow) => match places.insert(workflow.name.value.clone(), workflow.name.span) {
+                Some(first) => parsed.mistakes.push(duplicate_name(&workflow, name, first)),
+                None => parsed.file.workflows.push(workflow),
+            },
+            Err(mistakes) => parsed.mistakes.extend(mistakes),
+        }
+        if parsed.mistakes.len() >= most_mistakes {
+            break;
+        }
     }
-    Ok(WorkflowFile { source, workflows })
+    Ok(parsed)
+}
+
+/// The workflow, or at most `wanted` mistakes in it: the entry that is wrong is left out, and the rest read again.
+fn workflow_or_mistakes(source: &Arc<Source>, item: Entry<'_>, wanted: usize) -> Result<Workflow, Vec<Mistake>> {
+    let mut found = match workflow(source, item) {
+        Ok(workflow) => return Ok(workflow),
+        Err(mistake) => mistake,
+    };
+    let mut mistakes = Vec::new();
+    let mut rest = item.value();
+    while mistakes.len() + 1 < wanted.min(MAX_MISTAKES_IN_ONE) {
+        let goes_on = is_no_name(&found) || take_entry_at(&mut rest, found.span());
+        // A workflow without a name is not read to its end.
+        if !goes_on || !give(&mut rest, "name", "left-out") {
+            break;
+        }
+        match workflow(source, item.with(&rest)) {
+            Ok(_) => break,
+            Err(next) => mistakes.push(std::mem::replace(&mut found, next)),
+        }
+    }
+    mistakes.push(found);
+    Err(mistakes)
+}
+
+fn is_no_name(mistake: &Mistake) -> bool {
+    matches!(mistake.problem(), Problem::MissingKey { key: "name", .. })
 }
 
 /// The mistake of a workflow whose name stood already at a place of another (or the same) file.
@@ -318,7 +378,8 @@ fn workflow(source: &Arc<Source>, item: Entry<'_>) -> Result<Workflow, Mistake> 
         artifacts: fields.read("artifacts", artifacts)?.unwrap_or_default(),
         cache: fields.read("cache", cache)?,
         deps: fields.read("deps", dependencies)?,
-        ports: fields.read("ports", ports)?,
+        ports: fields.get("ports").filter(Entry::is_list).map(ports).transpose()?,
+        free_ports: fields.get("ports").filter(|entry| !entry.is_list()).map_or(Ok(0), free_ports)?,
         resources: fields.read("resources", resources)?.unwrap_or_default(),
         registry_auth: fields.read("registry_auth", registry_auth)?,
         file: at_key(&fields, "file", "a path")?,
@@ -400,16 +461,23 @@ fn env_item(item: Entry<'_>) -> Result<At<Text<EnvEntry>>, Mistake> {
         let hint = "write `- KEY=VALUE`, or leave the dashes away to make `env` a mapping";
         return Err(item.wrong_type("a list of `KEY=VALUE` or a mapping", Some(hint)));
     }
-    item.parsed("`KEY=VALUE` or `KEY`", |text| match text.split_once('=') {
+    item.parsed("`KEY=VALUE` or `KEY`", env_text)
+}
+
+/// `KEY=VALUE`, or `KEY` for the caller's value.
+pub(super) fn env_text(text: &str) -> Result<EnvEntry, String> {
+    match text.split_once('=') {
         Some((name, value)) => env_entry(name, Some(value)),
         None => env_entry(text, None),
-    })
+    }
 }
 
 fn env_variable(variable: Entry<'_>) -> Result<At<Text<EnvEntry>>, Mistake> {
     let value = variable.optional_text("a string")?;
     let entry = if variable.key().contains('=') {
         Err("the name of a variable cannot hold `=`".to_owned())
+    } else if variable.key().contains("${{") {
+        Err("the name of a variable is not interpolated here\nhint: make `env` a list of `KEY=VALUE`".to_owned())
     } else {
         env_entry(variable.key(), value)
     };
@@ -459,33 +527,62 @@ fn cache(entry: Entry<'_>) -> Result<At<Vec<At<Text<String>>>>, Mistake> {
 }
 
 fn dependencies(entry: Entry<'_>) -> Result<At<Vec<Dependency>>, Mistake> {
-    const EXPECTED: &str = "a list of `{workflow: NAME}` or `{tag: NAME}`";
-    let value = entry
-        .items(EXPECTED)?
-        .map(|item| {
-            let fields = item.fields(&DEPENDENCY, EXPECTED)?;
-            let workflow = fields.read("workflow", |entry| entry.string("the name of a workflow"))?;
-            let tag = fields.read("tag", |entry| entry.string("the name of a tag"))?;
-            match (workflow, tag) {
-                (Some(name), None) => Ok(Dependency::Workflow(name)),
-                (None, Some(name)) => Ok(Dependency::Tag(name)),
-                _ => Err(item.bad_value(&"each item names a `workflow` or a `tag`, and not both")),
-            }
-        })
-        .collect::<Result<_, _>>()?;
+    let value = entry.items(DEPENDENCIES)?.map(dependency).collect::<Result<_, _>>()?;
     Ok(At { value, span: entry.key_span() })
 }
 
+const DEPENDENCIES: &str = "a list of `{workflow: NAME}` or `{tag: NAME}`";
+
+fn dependency(item: Entry<'_>) -> Result<Dependency, Mistake> {
+    if !item.is_mapping() {
+        return short_dependency(item);
+    }
+    let fields = item.fields(&DEPENDENCY, DEPENDENCIES)?;
+    let workflow = fields.read("workflow", |entry| entry.string("the name of a workflow"))?;
+    let tag = fields.read("tag", |entry| entry.string("the name of a tag"))?;
+    match (workflow, tag) {
+        (Some(name), None) => Ok(Dependency::Workflow(name)),
+        (None, Some(name)) => Ok(Dependency::Tag(name)),
+        _ => Err(item.bad_value(&"each item names a `workflow` or a `tag`, and not both")),
+    }
+}
+
+/// `NAME` or `:TAG`, as on the command line.
+fn short_dependency(item: Entry<'_>) -> Result<Dependency, Mistake> {
+    let At { value, span } = item.string("`NAME`, `:TAG`, `{workflow: NAME}` or `{tag: NAME}`")?;
+    let (Text::Literal(text) | Text::Template(text)) = &value;
+    let (name, is_tag) = text.strip_prefix(':').map_or((text.as_str(), false), |tag| (tag, true));
+    if name.is_empty() {
+        return Err(item.bad_value(&"there is no name, expected `NAME` of a workflow or `:TAG`"));
+    }
+    let name = name.to_owned();
+    let value = if item.is_template() { Text::Template(name) } else { Text::Literal(name) };
+    Ok(if is_tag { Dependency::Tag(At { value, span }) } else { Dependency::Workflow(At { value, span }) })
+}
+
+const PORTS: &str = "a list of ports such as `8080` or `\"8080:80\"`, or how many free ports";
+
 fn ports(entry: Entry<'_>) -> Result<At<Vec<At<Text<Port>>>>, Mistake> {
-    const EXPECTED: &str = "a list of ports such as `8080` or `\"8080:80\"`";
     let value = entry
-        .items(EXPECTED)?
+        .items(PORTS)?
         .map(|item| item.parsed("a port such as `8080` or `\"8080:80\"`", port))
         .collect::<Result<_, _>>()?;
     Ok(At { value, span: entry.key_span() })
 }
 
-fn port(text: &str) -> Result<Port, String> {
+/// `ports: 1` asks for one free port.
+fn free_ports(entry: Entry<'_>) -> Result<u16, Mistake> {
+    let text = entry.text(PORTS)?;
+    text.parse().ok().filter(|count| *count <= MAX_FREE_PORTS).ok_or_else(|| {
+        let text = shown(text);
+        entry.bad_value(&format!(
+            "`{text}` is not a number of free ports, expected 0 to {MAX_FREE_PORTS}\nhint: for port `{text}` itself write \
+             `ports: [{text}]`"
+        ))
+    })
+}
+
+pub(super) fn port(text: &str) -> Result<Port, String> {
     let number = |text: &str| text.parse::<u16>().ok().filter(|number| *number != 0);
     let parsed = match text.split_once(':') {
         Some((host, container)) => {
@@ -506,10 +603,11 @@ fn resources(entry: Entry<'_>) -> Result<Resources, Mistake> {
         gpu: fields.read("gpu", gpu)?,
         interruptible: fields.read("interruptible", |entry| entry.boolean())?,
         local: fields.read("local", |entry| entry.boolean())?,
+        remote: fields.read("remote", |entry| entry.boolean())?,
     })
 }
 
-fn cpus(text: &str) -> Result<f64, String> {
+pub(super) fn cpus(text: &str) -> Result<f64, String> {
     let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= MIN_CPUS);
     number.ok_or_else(|| {
         format!("`{}` is not a number of cores, expected {MIN_CPUS} or more, e.g. `0.5`, `4`", shown(text))
@@ -517,11 +615,16 @@ fn cpus(text: &str) -> Result<f64, String> {
 }
 
 fn size(entry: Entry<'_>) -> Result<At<Text<ByteSize>>, Mistake> {
-    let parsed = entry.parsed("a size such as `512MB`, `16GB`, `8GiB`", ByteSize::from_workflow)?;
-    if parsed.value.literal().is_some_and(|size| size.0 == 0) {
-        return Err(entry.bad_value(&"the size is zero\nhint: leave the key away for no limit"));
+    entry.parsed("a size such as `512MB`, `16GB`, `8GiB`", size_text)
+}
+
+/// A size above zero, in the dialect of workflow files.
+pub(super) fn size_text(text: &str) -> Result<ByteSize, String> {
+    match ByteSize::from_workflow(text) {
+        Ok(ByteSize(0)) => Err("the size is zero\nhint: leave the key away for no limit".to_owned()),
+        Ok(size) => Ok(size),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(parsed)
 }
 
 fn gpu(entry: Entry<'_>) -> Result<At<Gpu>, Mistake> {
@@ -540,7 +643,7 @@ fn gpu(entry: Entry<'_>) -> Result<At<Gpu>, Mistake> {
     Ok(At { value, span: entry.key_span() })
 }
 
-fn gpu_count(text: &str) -> Result<u32, String> {
+pub(super) fn gpu_count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("`{}` is not a number of GPUs, expected e.g. `1`", shown(text)))
 }
 
@@ -768,6 +871,7 @@ workflows:
             ("env: [\"=x\"]", "3:11", "the name of the variable `` is empty"),
             ("env: [\"A B=x\"]", "3:11", "the name of the variable `A B` holds white space"),
             ("env: {A=B: x}", "3:11", "cannot hold `=`"),
+            ("env: {'${{ env.X }}': x}", "3:11", "hint: make `env` a list"),
             ("env: {A B: x}", "3:11", "the name of the variable `A B` holds white space"),
             ("env: {A: 1, A: 2}", "3:17", "key `A` stands twice in `env`"),
             ("env: {A: [1]}", "3:14", "`A` must be a string, found a list"),
@@ -786,9 +890,12 @@ workflows:
             ("artifacts: [{path: a, mout: true}]", "3:27", "did you mean `mount`?"),
             ("cache: [{dir: a}]", "3:14", "unknown key `dir` in an item of `cache`"),
             ("deps: [{workflow: a, tag: b}]", "3:12", "and not both"),
-            ("deps: [a]", "3:12", "`deps` must be a list of `{workflow: NAME}` or `{tag: NAME}`, found the string `a`"),
+            ("deps: [':']", "3:12", "`deps` is wrong: there is no name, expected `NAME` of a workflow or `:TAG`"),
+            ("deps: a", "3:11", "`deps` must be a list of `{workflow: NAME}` or `{tag: NAME}`, found the string `a`"),
             ("ports: [0]", "3:13", "`0` is not a port"),
             ("ports: [8080:99999]", "3:13", "`8080:99999` is not a port"),
+            ("ports: 8080", "3:12", "hint: for port `8080` itself write `ports: [8080]`"),
+            ("ports: {a: b}", "3:12", "`ports` must be a list of ports such as `8080`"),
             ("resources: 4", "3:16", "`resources` must be a mapping with `cpu`"),
             ("resources: {cpu: two}", "3:22", "`two` is not a number of cores"),
             ("resources: {cpu: 0}", "3:22", "expected 0.01 or more"),

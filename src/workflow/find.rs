@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::fields::nearest;
 use super::file::{self, Workflow, WorkflowFile};
 use super::mistake::{Mistake, shown};
+use crate::words::nearest;
 
 /// Largest workflow file; 10,000 workflows fit.
 pub const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -154,6 +154,16 @@ pub fn named(file: &Path, current_dir: &Path) -> Result<Project, FindError> {
     Ok(Project { root, files: vec![path], seen_from: current_dir.to_owned() })
 }
 
+impl Project {
+    /// The files one after the other: the name that messages show, and the bytes.
+    pub fn contents(&self) -> impl Iterator<Item = Result<(String, Vec<u8>), FindError>> {
+        self.files.iter().map(|path| {
+            let shown_path = path.strip_prefix(&self.seen_from).unwrap_or(path);
+            Ok((shown_path.display().to_string(), read(path)?))
+        })
+    }
+}
+
 /// Reads and parses all files of a project.
 pub fn load(project: &Project) -> Result<Workflows, FindError> {
     let mut files: Vec<WorkflowFile> = Vec::new();
@@ -173,6 +183,12 @@ pub fn load(project: &Project) -> Result<Workflows, FindError> {
 }
 
 impl Workflows {
+    /// Those of one file that was parsed already.
+    #[cfg(test)]
+    pub(super) fn of(file: WorkflowFile) -> Self {
+        Self { files: vec![file] }
+    }
+
     /// All of them, in the order of the files.
     pub fn iter(&self) -> impl Iterator<Item = &Workflow> {
         self.files.iter().flat_map(|file| &file.workflows)

@@ -1,4 +1,5 @@
-//! What is wrong in a workflow file, and where: `file:line:column`, the line with a caret, a hint.
+//! What is wrong in a workflow file, and where: `file:line:column`, the line with a caret, a hint. Or what is wrong with a
+//! flag that was given for a workflow, which has no place.
 
 use std::fmt;
 
@@ -9,9 +10,10 @@ const MAX_SHOWN_LINE: usize = 100;
 /// Longest value that is shown, in characters.
 const MAX_SHOWN_VALUE: usize = 60;
 
-/// A mistake in a workflow file.
+/// A mistake in a workflow file, or in a flag that changes a workflow.
 ///
-/// It prints as the place, the problem, the source line with a caret under the place, and a hint where there is one.
+/// It prints as the place, the problem, the source line with a caret under the place, and a hint where there is one; of a
+/// flag only the problem and the hint.
 #[derive(Debug)]
 pub struct Mistake(Box<Inner>);
 
@@ -19,8 +21,16 @@ pub struct Mistake(Box<Inner>);
 struct Inner {
     file: String,
     span: Span,
-    line_text: Option<String>,
+    excerpt: Option<Excerpt>,
     problem: Problem,
+}
+
+/// The part of a line around a place; not the whole, which may be the whole file.
+#[derive(Debug)]
+struct Excerpt {
+    /// How many characters of the line stand before it.
+    start: usize,
+    text: String,
 }
 
 /// What is wrong. Values are shortened and their control characters escaped when the problem is made.
@@ -111,35 +121,36 @@ pub enum Problem {
         /// `file:line:column` of the first.
         first: String,
     },
-    /// A part of the schema that does not work yet.
-    #[error("{what} not supported yet")]
-    NotSupported {
-        /// Subject and verb: `` `deps` is ``, `GPUs are`.
-        what: String,
-        /// How to do without.
-        hint: &'static str,
-    },
+    /// Workflows that need each other's artifacts.
+    #[error("the dependencies go round in a circle: {0}")]
+    Cycle(String),
 }
 
 impl Mistake {
     /// A mistake at a place of a source.
     #[must_use]
     pub fn new(source: &Source, span: Span, problem: Problem) -> Self {
-        let line_text = source.line(span.line).map(str::to_owned);
-        Self(Box::new(Inner { file: source.name().to_owned(), span, line_text, problem }))
+        let excerpt = source.line(span.line).map(|line| Excerpt::of(line, span));
+        Self(Box::new(Inner { file: source.name().to_owned(), span, excerpt, problem }))
+    }
+
+    /// A mistake in what was given with a workflow; the problem names the flag as its key.
+    #[must_use]
+    pub fn of_flag(problem: Problem) -> Self {
+        Self(Box::new(Inner { file: String::new(), span: Span::START, excerpt: None, problem }))
     }
 
     /// The same mistake without anything of what stands there.
     #[must_use]
     pub(super) fn concealed(mut self) -> Self {
-        self.0.line_text = None;
+        self.0.excerpt = None;
         if let Problem::WrongType { found, .. } = &mut self.0.problem {
             "something else".clone_into(found);
         }
         self
     }
 
-    /// The file, as it is named in messages.
+    /// The file, as it is named in messages; empty for a flag.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.0.file
@@ -171,7 +182,7 @@ impl Problem {
             Self::DuplicateName { .. } => Some("rename one of the two"),
             Self::UnknownKey { hint, .. } | Self::MissingKey { hint, .. } => Some(hint),
             Self::WrongType { hint, .. } | Self::BadValue { hint, .. } => hint.as_deref(),
-            Self::NotSupported { hint, .. } => Some(hint),
+            Self::Cycle(_) => Some("leave one of these `deps` away"),
         }
     }
 
@@ -200,10 +211,13 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { file, span, line_text, problem } = &*self.0;
-        write!(f, "{file}:{span}: {problem}")?;
-        if let Some(line) = line_text {
-            write_excerpt(f, line, *span)?;
+        let Inner { file, span, excerpt, problem } = &*self.0;
+        if !file.is_empty() {
+            write!(f, "{file}:{span}: ")?;
+        }
+        write!(f, "{problem}")?;
+        if let Some(excerpt) = excerpt {
+            excerpt.write(f, *span)?;
         }
         match problem.hint() {
             Some(hint) => write!(f, "\nhint: {hint}"),
@@ -214,17 +228,23 @@ impl fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// The line and a caret line below it, cut to a window around the place.
-fn write_excerpt(f: &mut fmt::Formatter<'_>, line: &str, span: Span) -> fmt::Result {
-    let column = span.column - 1;
-    let start = if column < MAX_SHOWN_LINE * 3 / 4 { 0 } else { column - MAX_SHOWN_LINE / 4 };
-    let shown: String = line.chars().skip(start).take(MAX_SHOWN_LINE).map(printable).collect();
-    let shown = shown.trim_end();
-    let indent = column - start;
-    let carets = "^".repeat(span.width.min(shown.chars().count().saturating_sub(indent)).max(1));
-    let number = span.line.to_string();
-    let margin = " ".repeat(number.len());
-    write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {}{carets}", " ".repeat(indent))
+impl Excerpt {
+    fn of(line: &str, span: Span) -> Self {
+        let column = span.column - 1;
+        let start = if column < MAX_SHOWN_LINE * 3 / 4 { 0 } else { column - MAX_SHOWN_LINE / 4 };
+        let text: String = line.chars().skip(start).take(MAX_SHOWN_LINE).map(printable).collect();
+        Self { start, text: text.trim_end().to_owned() }
+    }
+
+    /// The line and a caret line below it.
+    fn write(&self, f: &mut fmt::Formatter<'_>, span: Span) -> fmt::Result {
+        let Self { start, text } = self;
+        let indent = span.column - 1 - start;
+        let carets = "^".repeat(span.width.min(text.chars().count().saturating_sub(indent)).max(1));
+        let number = span.line.to_string();
+        let margin = " ".repeat(number.len());
+        write!(f, "\n{margin} |\n{number} | {text}\n{margin} | {}{carets}", " ".repeat(indent))
+    }
 }
 
 /// One character that takes one column and cannot drive a terminal.

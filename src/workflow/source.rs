@@ -7,6 +7,8 @@ use std::fmt;
 pub struct Source {
     name: String,
     text: String,
+    /// The offset of each line, so that a thousand mistakes do not read the text a thousand times.
+    line_starts: Vec<usize>,
 }
 
 /// A place in a [`Source`]. Lines and columns count from 1, columns and the width in characters.
@@ -42,8 +44,9 @@ pub enum Text<T> {
 
 impl Source {
     /// A source with the name that messages show.
-    pub(super) const fn new(name: String, text: String) -> Self {
-        Self { name, text }
+    pub(super) fn new(name: String, text: String) -> Self {
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
+        Self { name, text, line_starts }
     }
 
     /// The name that messages show.
@@ -59,7 +62,8 @@ impl Source {
 
     /// One line without its end.
     pub(super) fn line(&self, line: usize) -> Option<&str> {
-        self.text.lines().nth(line.checked_sub(1)?)
+        let start = *self.line_starts.get(line.checked_sub(1)?)?;
+        self.text[start..].lines().next()
     }
 }
 

@@ -117,7 +117,10 @@ fn problem_of(error: &Error) -> Problem {
             // The parser ends its messages with the place, which ours start with.
             let text = other.to_string();
             let end = text.find(" at line ").unwrap_or(text.len());
-            syntax(&shown_line(&text[..end]))
+            match &text[..end] {
+                "recursion limit exceeded" => syntax("nested too deeply"),
+                text => syntax(&shown_line(text)),
+            }
         }
     }
 }

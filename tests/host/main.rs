@@ -5,13 +5,17 @@
 
 mod base;
 mod crash;
+mod early;
+mod ends;
 mod exit;
 mod images;
 mod isolation;
 mod judges;
+mod kept;
 mod layers;
 mod limits;
 mod mounts;
+mod needs;
 mod options;
 mod pull;
 mod registry_service;
@@ -21,3 +25,4 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflow;
+mod workflow_keys;

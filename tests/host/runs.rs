@@ -170,3 +170,41 @@ fn quiet_and_verbose() {
     assert_eq!(same.lines().count(), talk.lines().count(), "{talk}\n{same}");
     assert_eq!(env.run(["run", "-q", "--rm", "--name", &name, "app", "true"]).code(0).stderr, "");
 }
+
+#[test]
+fn ps_names_alone_and_without_specs() {
+    let Some(env) = app() else { return };
+    let [first, second] = [env.name(), env.name()];
+    for name in [&first, &second] {
+        env.run(["run", "--name", name, "app", "true"]).code(0);
+    }
+    assert_eq!(env.run(["ps", "-aq"]).text(), format!("{second}\n{first}"));
+    assert_eq!(env.run(["ps", "-q"]).text(), "");
+    let all = env.run(["ps", "-a", "--format", "json"]).json();
+    assert!(all.as_array().unwrap().iter().all(|run| run["spec"].is_null()), "{all}");
+    let table = env.run(["ps", "-a"]).text();
+    assert!(table.lines().next().unwrap().contains("SUBMITTED") && table.contains(" ago") | table.contains("just now"));
+    env.assert_clean();
+}
+
+/// `printf` is one write without an end, so its piece and the rest of its line are written at times of their own.
+#[test]
+fn parts_of_a_real_log() {
+    let Some(env) = app() else { return };
+    let name = env.name();
+    let script = "echo one; printf tw; usleep 300000; echo o; echo three; echo err >&2; printf four";
+    env.run(["run", "--name", &name, "app", "sh", "-c", script]).code(0);
+    let logs = |flags: &[&str]| env.run([&["logs"], flags, &[&name]].concat()).code(0);
+    assert_eq!(logs(&["--tail", "1"]).stdout.len() + logs(&["--tail", "1"]).stderr.len(), 4, "either `four` or `err`");
+    assert_eq!(logs(&["--tail", "4"]).stdout, "two\nthree\nfour");
+    assert_eq!(logs(&["--since", "1h"]).stdout, "one\ntwo\nthree\nfour");
+    assert_eq!(logs(&["--until", "1h"]).stdout, "");
+    let stamped = logs(&["-t"]);
+    let times: Vec<&str> = stamped.stdout.lines().map(|line| line.split_once("Z ").unwrap().0).collect();
+    assert!(times.len() == 4 && times.is_sorted(), "{times:?}");
+    // A busy machine may read two lines at once, which have one time then.
+    let lines = |flags: &[&str]| logs(flags).stdout.lines().count();
+    assert_eq!(lines(&["--until", times[0]]), times.iter().filter(|time| **time <= times[0]).count(), "{times:?}");
+    assert_eq!(lines(&["--since", times[1]]), times.iter().filter(|time| **time >= times[1]).count(), "{times:?}");
+    env.assert_clean();
+}

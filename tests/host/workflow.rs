@@ -191,24 +191,20 @@ fn mistakes_are_told_with_their_place() {
         (TRAIN.replace("image: app", "image: App/Up"), &["workflows.yaml:4:12", "App/Up"]),
         (TRAIN.replace("path: output", "path: ../x"), &["workflows.yaml:9:15", "../x"]),
         (
-            TRAIN.replace("    image: app", "    image: app\n    cache: [x]"),
-            &["workflows.yaml:5:", "`cache` is not supported yet", "hint: "],
+            TRAIN.replace("    image: app", "    image: app\n    cache: [output/x]"),
+            &["workflows.yaml:5:13", "`output/x` and `output` on line 10", "hint: "],
         ),
         (
-            TRAIN.replace("    image: app", "    image: app\n    resources: { gpu: 1 }"),
-            &["workflows.yaml:5:", "not supported yet"],
+            TRAIN.replace("    image: app", "    image: app\n    deps: [{ workflow: trian }]"),
+            &["workflows.yaml:5:24", "there is no workflow `trian` in this project"],
         ),
         (
-            TRAIN.replace("    image: app", "    image: app\n    before_run: [x]"),
-            &["`before_run` is not supported yet"],
-        ),
-        (
-            TRAIN.replace("    image: app", "    image: app\n    deps: [{ workflow: x }]"),
-            &["`deps` is not supported yet"],
+            TRAIN.replace("    image: app", "    image: app\n    env: ['A=${{ secrets.NONE }}']"),
+            &["workflows.yaml:5:14", "there is no secret `NONE`", "hint: "],
         ),
         (TRAIN.replace("workflows:", "workflow:"), &["workflows.yaml:1:1", "`workflow`", "`workflows`"]),
         (TRAIN.replace("image: app", "image: 'app"), &["workflows.yaml:"]),
-        (TRAIN.replace("- echo", "- echo ${{ run.name }}; echo"), &["workflows.yaml:7:9", "${{"]),
+        (TRAIN.replace("- echo", "- echo ${{ run.nmae }}; echo"), &["workflows.yaml:7:14", "did you mean `run.name`?"]),
     ] {
         write(&env, &text);
         env.run(["workflow", "run", "train"]).refused(125, words);

@@ -122,6 +122,33 @@ fn without_a_project() {
 }
 
 #[test]
+fn secrets_tags_and_pruning() {
+    if !have_root() {
+        return;
+    }
+    let env = TestEnv::new();
+    let lines: [&[&str]; 16] = [
+        &["secrets", "add", "TOKEN", "hunter2"],
+        &["secrets", "add", "TOKEN=hunter2"],
+        &["secrets", "add", "1"],
+        &["secrets", "add", "TOKEN"],
+        &["secrets", "add", "TOKEN", "--env", "UNSET"],
+        &["secrets", "delete", "TOKEN"],
+        &["tags", "add", "a/b", "run"],
+        &["tags", "add", "best", "run"],
+        &["tags", "add", "best", ":other"],
+        &["tags", "delete", "best"],
+        &["artifacts", "ls", ":best"],
+        &["artifacts", "rm", "nobody"],
+        &["artifacts", "save", "nobody"],
+        &["rm", ":best"],
+        &["prune", "runs", "--older-than", "soon"],
+        &["prune"],
+    ];
+    assert_refused("secrets_tags_and_pruning", &env, &lines);
+}
+
+#[test]
 fn what_is_not_there() {
     if !have_root() {
         return;

@@ -2,7 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod cli;
+mod json;
+mod kept;
+mod logs;
 mod pull;
+mod schema;
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 mod tidy;
+mod workflow;

@@ -3,6 +3,7 @@
 mod arrival;
 mod credentials;
 mod documents;
+mod given;
 mod hosts;
 mod layers;
 mod lines;

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 pub(crate) mod env;
+pub(crate) mod examples;
 mod http;
 pub(crate) mod image;
 pub(crate) mod registry;

@@ -1,0 +1,120 @@
+//! Letting a run in: its first record, and whether this machine can give it what it asks for.
+//!
+//! Who checks holds a lock until the run's own record says what it takes, so that two runs which start at once are not both
+//! given the last of something.
+
+use std::path::{Path, PathBuf};
+
+use super::inputs::{self, DepMount, InputRequest, Inputs};
+use super::ports::{self, PortError};
+use super::resources::{Asked, Unmet, check, held};
+use super::{EngineError, HostCheck, InputsWanted, RunRequest, prepare};
+use crate::container::{cpu_count, host_resources};
+use crate::spec::{Cpus, MemoryLimit, MountSetting, Network};
+use crate::store::{RunRecord, Store};
+
+/// A run that was let in.
+pub(super) struct Admitted {
+    pub(super) record: RunRecord,
+    /// What it gets of earlier runs.
+    pub(super) mounts: Vec<InputMount>,
+    /// What was not there and not insisted on, in words.
+    pub(super) warnings: Vec<String>,
+}
+
+/// A dep or a cache on its way into the container.
+pub(super) struct InputMount {
+    /// What it is, for people.
+    pub(super) what: String,
+    pub(super) container_path: PathBuf,
+    pub(super) setting: MountSetting,
+}
+
+/// Checks and writes the record. What the machine does not have is told before anything is fetched.
+pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted, EngineError> {
+    let mut warnings = Vec::new();
+    if request.options.network == Network::Host {
+        warnings.extend(ports::warnings(&request.ports));
+        insist_or_warn(request.host_check, &mut warnings, ports::check_free(&request.ports), PortError::to_string)?;
+    }
+    // Held until the record names them.
+    let inputs = inputs(store, request)?;
+    // Docker lets runs of images promise more memory than there is; of processors it does not.
+    let _held = if request.host_check == HostCheck::None {
+        request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
+        None
+    } else {
+        let lock = store.lock_resources(|_| ())?;
+        let others = held(&store.live_runs()?, request.reservation.name());
+        let found = check(&asked(request), &host_resources(Path::new("/"))?, &others);
+        insist_or_warn(request.host_check, &mut warnings, found, Unmet::warning)?;
+        // A share of more processors than there are is no limit.
+        request.options.cpus = request.options.cpus.filter(|cpus| cpus.check(cpu_count()).is_ok());
+        Some(lock)
+    };
+    let (deps, caches) = inputs.as_ref().map(|inputs| (inputs.runs(), inputs.cache_keys())).unwrap_or_default();
+    let record = prepare::submit(request, deps, caches)?;
+    let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), mounts)?;
+    Ok(Admitted { record, warnings, mounts })
+}
+
+/// Finds what the run gets of earlier ones; nothing is looked at for a run that wants none.
+fn inputs(store: &Store, request: &RunRequest) -> Result<Option<Inputs>, EngineError> {
+    let InputsWanted { deps, caches } = &request.inputs;
+    if deps.is_empty() && caches.is_empty() {
+        return Ok(None);
+    }
+    let artifacts: Vec<PathBuf> = request.artifacts.iter().map(|artifact| artifact.container_path.clone()).collect();
+    let working_dir = request.options.working_dir.as_deref().map(Path::new);
+    let visible: Vec<&Path> = working_dir.into_iter().chain(request.project_place()).collect();
+    let wanted = InputRequest {
+        project: &request.origin.project.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        workflow: request.origin.workflow.as_deref().unwrap_or_default(),
+        deps,
+        caches,
+        artifacts: &artifacts,
+        visible: &visible,
+        now: &request.created,
+    };
+    Ok(Some(inputs::resolve(store, &wanted, &mut |_| Err("artifacts in an object store cannot be deps yet".into()))?))
+}
+
+fn mounts(inputs: &Inputs) -> Result<Vec<InputMount>, EngineError> {
+    let deps = inputs.deps.iter().map(|dep| {
+        let DepMount { run, request, host_dir, container_path } = dep;
+        let setting = MountSetting::bind_read_only("dep", host_dir, container_path)?;
+        let what = format!("an artifact of run `{run}` (dep {request})");
+        Ok(InputMount { what, container_path: container_path.clone(), setting })
+    });
+    let caches = inputs.caches.iter().map(|cache| {
+        let setting = MountSetting::bind("cache", &cache.host_dir, &cache.container_path)?;
+        let what = format!("the cache `{}`", cache.container_path.display());
+        Ok(InputMount { what, container_path: cache.container_path.clone(), setting })
+    });
+    deps.chain(caches).collect()
+}
+
+fn insist_or_warn<E: Into<EngineError>>(
+    insists: HostCheck,
+    warnings: &mut Vec<String>,
+    found: Result<(), E>,
+    in_words: impl Fn(&E) -> String,
+) -> Result<(), EngineError> {
+    match found {
+        Err(error) if insists == HostCheck::Warn => {
+            let words = in_words(&error);
+            warnings.push(words.split("\nhint:").next().unwrap_or_default().to_owned());
+            Ok(())
+        }
+        found => found.map_err(Into::into),
+    }
+}
+
+fn asked(request: &RunRequest) -> Asked {
+    Asked {
+        cpus: request.options.cpus.map(Cpus::as_f64),
+        memory: request.options.memory.map(MemoryLimit::size),
+        shm_size: Some(request.options.shm_size),
+        gpus: request.gpus.clone(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Runs that other processes have started: ending them, waiting for them.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+use super::{Engine, EngineError, Event, Order};
+use crate::store::{Exit, RunDir, StoreError};
+use crate::supervisor::{come_to, sweep};
+use crate::sys;
+
+/// How often a run without a supervisor, not yet or not any more, is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(30);
+
+impl Engine {
+    /// Waits until a run has ended and is cleaned up, after giving it `order`; at once for one that has ended already.
+    ///
+    /// `None` when nothing tells any more how it ended: it was removed meanwhile, or gave up before its workload started.
+    pub async fn wait(&self, run: &RunDir, order: Option<&Order>) -> Result<Option<Exit>, EngineError> {
+        let mut heard = None;
+        let mut order = order.copied();
+        while run.is_live() {
+            match connect(run) {
+                Ok(stream) => heard = listen(stream, order.take()).await.or(heard),
+                // Nobody there yet: whoever sets the run up gives it up when asked to.
+                Err(_) => {
+                    if order.is_some() && run.is_before_its_supervisor() {
+                        ask_creator(run);
+                        order = None;
+                    }
+                }
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        self.end_of(run).map(|recorded| recorded.or(heard))
+    }
+
+    fn end_of(&self, run: &RunDir) -> Result<Option<Exit>, EngineError> {
+        // Its supervisor may have been killed.
+        sweep(&self.store, &self.settings.state)?;
+        match run.record() {
+            Ok(record) => Ok(record.exit),
+            Err(StoreError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn connect(run: &RunDir) -> io::Result<UnixStream> {
+    let stream = come_to(&run.control())?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Gives the order and listens until the supervisor is gone, or does not listen any more itself.
+async fn listen(mut stream: UnixStream, order: Option<Order>) -> Option<Exit> {
+    if let Some(order) = order {
+        let line = serde_json::to_string(&order).unwrap_or_default() + "\n";
+        // One that is just ending needs no order.
+        drop(stream.write_all(line.as_bytes()).await);
+    }
+    let mut lines = BufReader::new(stream).lines();
+    let mut exit = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Ok(Event::Exited { exit: heard }) = serde_json::from_str(&line) {
+            exit = Some(heard);
+        }
+    }
+    exit
+}
+
+fn ask_creator(run: &RunDir) {
+    if let Some(pid) = run.creator() {
+        drop(sys::send_signal(nix::unistd::Pid::from_raw(pid), nix::libc::SIGTERM));
+    }
+}

@@ -1,0 +1,183 @@
+//! `docs/json.md` against what is written: every key is documented, and every documented key is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use dockless::image::{ByteSize, Digest};
+use dockless::store::{Exit, ExitReason, FailedCommand, Limits, RunRecord, RunState};
+use serde_json::{Value, json};
+
+use crate::support::env::{TestEnv, finish_with};
+use crate::support::image::ImageBuilder;
+
+fn documentation() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.md")).unwrap()
+}
+
+/// The first column of the first table below a heading, and which of its keys may be absent.
+fn documented(heading: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let text = documentation();
+    let section = text.split_once(&format!("\n{heading}\n")).unwrap().1;
+    let rows = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let (mut all, mut optional) = (BTreeSet::new(), BTreeSet::new());
+    for row in rows.skip(2) {
+        let cell = row.split('|').nth(1).unwrap();
+        let key = cell.split('`').nth(1).unwrap().to_owned();
+        if cell.trim().ends_with('?') {
+            optional.insert(key.clone());
+        }
+        all.insert(key);
+    }
+    (all, optional)
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+/// A record with every key. A new field fails to compile here, and belongs into the documentation.
+fn full() -> RunRecord {
+    let text = || Some("x".to_owned());
+    RunRecord {
+        schema: 1,
+        name: "run".parse().unwrap(),
+        id: "run-1".to_owned(),
+        workflow: text(),
+        project: text(),
+        resolved: Some(json!({})),
+        image: "app".parse().unwrap(),
+        manifest: Some(Digest::sha256(b"")),
+        layers: Vec::new(),
+        command: Vec::new(),
+        limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
+        detached: true,
+        interruptible: true,
+        ports: vec!["8080".to_owned()],
+        artifact_store: text(),
+        deps: vec!["other".parse().unwrap()],
+        caches: vec!["key".to_owned()],
+        tag: text(),
+        state: RunState::Done,
+        rootfs: "overlay".to_owned(),
+        boot_id: String::new(),
+        created: String::new(),
+        started: text(),
+        finished: text(),
+        pid: Some(1),
+        remove: false,
+        keep: false,
+        exit: Some(Exit {
+            code: 1,
+            signal: Some(1),
+            reason: ExitReason::Exited,
+            oom_kills: 0,
+            memory_peak: Some(ByteSize(1)),
+            memory_limit: Some(ByteSize(1)),
+            cpu_seconds: Some(0.5),
+            failed_command: Some(FailedCommand { index: 1, of: 2, text: String::new(), code: 1 }),
+            message: text(),
+        }),
+        spec: Some(json!({})),
+    }
+}
+
+#[test]
+fn the_keys_of_a_run_are_documented() {
+    let value = serde_json::to_value(full()).unwrap();
+    let (all, optional) = documented("## A run");
+    assert_eq!(keys(&value), all);
+    assert_eq!(keys(&value["limits"]), documented("### `limits`").0);
+    let (all_of_exit, optional_of_exit) = documented("### `exit`");
+    assert_eq!(keys(&value["exit"]), all_of_exit);
+    for key in keys(&value["exit"]["failed_command"]) {
+        assert!(documentation().contains(&format!("`{key}`")), "{key}");
+    }
+    // And those that may be absent are so in a record that has nothing to say.
+    let mut bare: RunRecord = serde_json::from_value(value).unwrap();
+    let exit = json!({ "code": 0, "reason": "exited", "oom_kills": 0 });
+    bare.exit = Some(serde_json::from_value(exit).unwrap());
+    let least = serde_json::to_value(&bare).unwrap();
+    assert_eq!(keys(&least["exit"]), &all_of_exit - &optional_of_exit);
+    let required: BTreeSet<&String> = all.difference(&optional).collect();
+    let object: serde_json::Map<_, _> = least
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(key, _)| required.contains(key))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    let bare: RunRecord = serde_json::from_value(Value::Object(object)).unwrap();
+    assert_eq!(keys(&serde_json::to_value(bare).unwrap()).iter().collect::<BTreeSet<_>>(), required);
+}
+
+#[test]
+fn the_words_of_states_and_reasons_are_documented() {
+    use ExitReason::{
+        Aborted, ClientLost, Exited, HostReboot, Interrupted, OomKilled, Signalled, StartFailed, Stopped,
+        SupervisorLost,
+    };
+    let states = [
+        RunState::Submitted,
+        RunState::Pulling,
+        RunState::Creating,
+        RunState::Running,
+        RunState::Saving,
+        RunState::Done,
+        RunState::Failed,
+        RunState::Stopped,
+        RunState::Interrupted,
+        RunState::Aborted,
+    ];
+    let reasons = [
+        Exited,
+        Signalled,
+        OomKilled,
+        StartFailed,
+        Stopped,
+        Interrupted,
+        Aborted,
+        ClientLost,
+        SupervisorLost,
+        HostReboot,
+    ];
+    let words = states.iter().map(|state| json!(state)).chain(reasons.iter().map(|reason| json!(reason)));
+    for word in words {
+        let word = word.as_str().unwrap();
+        assert!(documentation().contains(&format!("`{word}`")), "{word}");
+    }
+}
+
+#[test]
+fn the_keys_of_tags_secrets_and_workflows_are_documented() {
+    let env = TestEnv::new();
+    let dir = env.root().join("runs/run");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("run.json"), serde_json::to_string(&full()).unwrap()).unwrap();
+    env.run(["tags", "add", "best", "run"]).code(0);
+    finish_with(&mut env.command(["secrets", "add", "TOKEN"]), b"s3cret").code(0);
+    env.write(".dstack/workflows.yaml", "workflows: [{ name: train, image: app }]");
+    for command in ["tags list", "secrets list", "workflow list"] {
+        let listed = env.run(command.split(' ').chain(["--format", "json"])).json();
+        let text = documentation();
+        let row = text.lines().find(|line| line.contains(&format!("`{command} "))).unwrap();
+        let words: BTreeSet<String> = row.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+        assert!(keys(&listed[0]).is_subset(&words), "{command}: {listed}");
+        assert!(!listed.to_string().contains("s3cret"));
+    }
+}
+
+#[test]
+fn the_keys_of_images_are_documented() {
+    let env = TestEnv::new().image("app", || ImageBuilder::new().dir("bin"));
+    let text = documentation();
+    let section = text.split_once("\n## An image\n").unwrap().1;
+    let (listed, inspected) = section.split_once("In `inspect`").unwrap();
+    for (value, section) in
+        [(env.run(["images", "--format", "json"]).json(), listed), (env.run(["inspect", "app"]).json(), inspected)]
+    {
+        for key in keys(&value[0]) {
+            assert!(section.contains(&format!("`{key}`")), "{key}");
+        }
+    }
+}
