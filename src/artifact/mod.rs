@@ -40,6 +40,8 @@
 //! and FIFOs are left out, setuid and setgid bits and file capabilities are taken away. Nobody may write to it while it is
 //! saved: the container and all its processes are gone.
 //!
+//! Artifacts may go to a bucket instead (`s3://bucket/prefix`); `remote/mod.rs` says how they stand there.
+//!
 //! A crash while saving loses nothing: until the last rename all is in the run's directory, and
 //! [`save`](ArtifactStore::save) can be called again.
 
@@ -61,7 +63,8 @@ pub use manifest::{Manifest, Outcome, SavedArtifact};
 pub use path::{ArtifactPath, ArtifactPathError, Declared, overlap};
 pub use remote::{
     ArtifactStoreUrl, ArtifactStoreUrlError, Finish, Patience, Remote, RemoteError, RemoteSettings, S3Url, SecretText,
-    UPLOADER_ARGV0, UploadEvent, UploadRequest, Uploader, prepare_remote, prepared_remote, save_remote, uploader_entry,
+    Stores, UPLOADER_ARGV0, UploadEvent, UploadRequest, Uploader, prepare_remote, prepared_remote, save_remote,
+    uploader_entry,
 };
 pub use save::{SaveRequest, Saved, Warning};
 pub use settle::Owner;

@@ -214,6 +214,10 @@ impl Session {
             self.transfer.abort(&path, &multipart).await?;
         }
         let entries = self.entries(&scan);
+        if entries.len() != scan.found.len() {
+            let gone = std::io::Error::other("files went away while they were saved");
+            return Err(ArtifactError::io("save", &self.request.run_dir.join("artifacts"))(gone));
+        }
         let index = self.put_index(&entries).await?;
         let manifest = manifest(&self.request, finish, &scan.tallies);
         self.put_manifest(FINAL, &manifest, &index).await?;
