@@ -455,15 +455,16 @@ impl Run {
     }
 }
 
-/// The end of a run whose supervisor was killed: cleans up in its place and reads the end from the record.
-pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<Option<Exit>, EngineError> {
+/// The end of a run whose supervisor was killed: cleans up in its place and reads the end from the record, which is not
+/// there for a run that goes at its end. The second value tells what was found, in words.
+pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<(Option<Exit>, Vec<String>), EngineError> {
     let Run { name, supervisor, .. } = run;
     // Its lock ends with it, and no earlier.
     drop(supervisor.wait());
-    sweep(&engine.store, &engine.settings.state)?;
+    let told = sweep(&engine.store, &engine.settings.state)?;
     match engine.store.run(name.as_str()) {
-        Ok(run) => Ok(run.record()?.exit),
-        Err(StoreError::NoRun { .. }) => Ok(None),
+        Ok(run) => Ok((run.record()?.exit, told)),
+        Err(StoreError::NoRun { .. }) => Ok((None, told)),
         Err(error) => Err(error.into()),
     }
 }

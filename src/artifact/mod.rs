@@ -63,8 +63,7 @@ pub use manifest::{Manifest, Outcome, SavedArtifact};
 pub use path::{ArtifactPath, ArtifactPathError, Declared, overlap};
 pub use remote::{
     ArtifactStoreUrl, ArtifactStoreUrlError, Finish, Patience, Remote, RemoteError, RemoteSettings, S3Url, SecretText,
-    Stores, UPLOADER_ARGV0, UploadEvent, UploadRequest, Uploader, prepare_remote, prepared_remote, save_remote,
-    uploader_entry,
+    UPLOADER_ARGV0, UploadEvent, UploadRequest, Uploader, prepare_remote, prepared_remote, save_remote, uploader_entry,
 };
 pub use save::{SaveRequest, Saved, Warning};
 pub use settle::Owner;

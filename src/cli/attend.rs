@@ -122,7 +122,11 @@ fn is_for_all(exit: &Exit) -> bool {
 
 fn lost(engine: &Engine, run: Run, printer: Printer) -> Result<u8, CliError> {
     let name = run.name().to_string();
-    end_of_lost_run(engine, run)?.map_or(Err(CliError::SupervisorLost(name)), |exit| Ok(report(&exit, printer)))
+    let (exit, told) = end_of_lost_run(engine, run)?;
+    for line in told {
+        printer.warn(&line);
+    }
+    exit.map_or(Err(CliError::SupervisorLost(name)), |exit| Ok(report(&exit, printer)))
 }
 
 const INTERRUPT: i32 = nix::libc::SIGINT;

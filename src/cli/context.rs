@@ -77,7 +77,8 @@ pub(super) fn setting(name: &str) -> Option<String> {
 /// What tells how buckets are reached.
 #[expect(clippy::disallowed_methods, reason = "the environment is read here only")]
 fn aws_variables() -> impl Iterator<Item = (String, String)> {
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     variables.filter(|(name, _)| name.starts_with("AWS_"))
 }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::attend::start;
-use super::context::{artifact_store, Context, block_on, random};
+use super::context::{Context, artifact_store, block_on, random};
 use super::exit::CliError;
 use super::names::take_free_name;
-use super::workflow::caller;
 use super::options::{artifacts, options};
 use super::printer::print_json;
+use super::workflow::caller;
 use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;

@@ -6,7 +6,7 @@ use super::args::{
     Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
 };
 use super::attend::start;
-use super::context::{artifact_store, Context, block_on, current_dir, setting, variable};
+use super::context::{Context, artifact_store, block_on, current_dir, setting, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};

@@ -55,7 +55,11 @@ pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<Strin
         detached: request.detached,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
-        artifact_store: request.artifact_store.as_ref().filter(|_| !request.artifacts.is_empty()).map(ToString::to_string),
+        artifact_store: request
+            .artifact_store
+            .as_ref()
+            .filter(|_| !request.artifacts.is_empty())
+            .map(ToString::to_string),
         deps,
         caches,
         tag: request.tag.as_ref().map(ToString::to_string),

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use super::removal::{RemovalError, remove_artifacts, save_again};
 use super::{Engine, EngineError, RunRequest};
 use crate::artifact::{
-    ArtifactError, ArtifactStore, ArtifactStoreUrl, Copied, Finish, Listing, Owner, Prepared, Remote, RemoteError, RemoteSettings, S3Url, Saved,
-    UploadRequest, prepared_remote, save_remote,
+    ArtifactError, ArtifactStore, ArtifactStoreUrl, Copied, Finish, Listing, Owner, Prepared, Remote, RemoteError,
+    RemoteSettings, S3Url, Saved, UploadRequest, prepared_remote, save_remote,
 };
 use crate::store::{RunDir, RunName, RunRecord, Store, StoreError};
 
@@ -113,7 +113,12 @@ impl Engine {
     }
 
     /// Saves what could not be saved when the run ended.
-    pub async fn save_artifacts(&self, run: &RunDir, owner: Option<Owner>, now: Timestamp) -> Result<Saved, EngineError> {
+    pub async fn save_artifacts(
+        &self,
+        run: &RunDir,
+        owner: Option<Owner>,
+        now: Timestamp,
+    ) -> Result<Saved, EngineError> {
         let record = run.record()?;
         let url = recorded(&record);
         let Some(ArtifactStoreUrl::S3(url)) = url else {

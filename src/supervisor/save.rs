@@ -95,10 +95,9 @@ impl Life {
             return self.warn(format!("the tag `{tag}` was not set, because the run did not end well\n{hint}"));
         }
         let tags = Store::at(self.request.store.clone()).tags();
-        let set = tag
-            .parse()
-            .map_err(|error| describe(&error))
-            .and_then(|tag: TagName| tags.set(&tag, &record.name, &Timestamp::now().to_string()).map_err(|error| describe(&error)));
+        let set = tag.parse().map_err(|error| describe(&error)).and_then(|tag: TagName| {
+            tags.set(&tag, &record.name, &Timestamp::now().to_string()).map_err(|error| describe(&error))
+        });
         match set {
             Ok(Some(before)) if before != record.name => {
                 self.warn(format!("the tag `{tag}` named run `{before}` before"));

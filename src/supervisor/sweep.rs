@@ -119,9 +119,9 @@ fn save_artifacts(store: &Store, run: &RunDir, record: &RunRecord) -> Option<Str
         })
     });
     let place = run.artifacts();
-    saved.err().map(|error| {
-        format!("artifacts of run `{}` stay in `{}`: {}", record.name, place.display(), describe(&error))
-    })
+    saved
+        .err()
+        .map(|error| format!("artifacts of run `{}` stay in `{}`: {}", record.name, place.display(), describe(&error)))
 }
 
 /// Ends what a killed supervisor was forking that moment: copies of it that were not init yet and so were not tied to its

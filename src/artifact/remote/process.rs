@@ -108,8 +108,7 @@ impl Uploader {
     pub fn is_there(&self) -> bool {
         let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::empty())];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut fds, Some(&now)).is_ok()
-            && !fds[0].revents().contains(rustix::event::PollFlags::HUP)
+        rustix::event::poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(rustix::event::PollFlags::HUP)
     }
 
     /// Readable when there are events, or when the process is gone.
