@@ -77,6 +77,7 @@ pub struct ImageRequest {
 
 /// A run as it is asked for.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub struct RunRequest {
     /// Its name, taken for it ([`Store::create_run`]).
     pub reservation: Reservation,

@@ -19,6 +19,8 @@ use crate::sys::write_atomic;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 const REMOVING: &str = ".removing-";
+/// What is not all there yet would be removed by a sweep.
+pub(super) const FETCHING: &str = ".removing-fetch-";
 /// Largest manifest that is read: ten thousand artifacts.
 pub(super) const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -176,7 +178,7 @@ impl ArtifactStore {
         self.remove(run).map(drop)
     }
 
-    /// Finishes removals that were cut short.
+    /// Finishes removals that were cut short, and removes what was being fetched by a process that is no more.
     pub fn sweep(&self) -> Result<(), ArtifactError> {
         let entries = match std::fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -184,7 +186,9 @@ impl ArtifactStore {
         };
         for entry in entries {
             let entry = entry.map_err(ArtifactError::io("list", &self.directory))?;
-            if entry.file_name().as_encoded_bytes().starts_with(REMOVING.as_bytes()) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(REMOVING) && !is_being_fetched(&name) {
                 self.sweep_one(&entry.path())?;
             }
         }
@@ -219,6 +223,12 @@ impl RunPlaces {
         let top = if mount { &self.live } else { &self.saved };
         top.join(path.store_path())
     }
+}
+
+/// Whether the name is that of a fetch (`.removing-fetch-<run>-<pid>`) whose process lives.
+fn is_being_fetched(name: &str) -> bool {
+    let pid = name.strip_prefix(FETCHING).and_then(|rest| rest.rsplit('-').next());
+    pid.is_some_and(|pid| Path::new("/proc").join(pid).exists())
 }
 
 fn fill(places: &RunPlaces, run: &RunName, declared: &[Declared]) -> Result<Vec<Prepared>, ArtifactError> {

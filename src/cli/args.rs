@@ -171,6 +171,7 @@ pub(super) struct ContainerArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct RunArgs {
     /// Name of the run.
     #[arg(long)]

@@ -22,7 +22,7 @@ pub(super) fn stop(context: &Context, args: &StopArgs) -> Result<u8, CliError> {
         }
     }
     block_on(async { Ok(try_join_all(runs.iter().map(|run| engine.wait(run, Some(&order)))).await?) })?;
-    print_data(&args.runs.iter().map(|name| format!("{name}\n")).collect::<String>());
+    print_data(&(args.runs.join("\n") + "\n"));
     Ok(0)
 }
 

@@ -57,7 +57,7 @@ pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted,
     let (deps, caches) = inputs.as_ref().map(|inputs| (inputs.runs(), inputs.cache_keys())).unwrap_or_default();
     let record = prepare::submit(request, deps, caches)?;
     let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), mounts)?;
-    Ok(Admitted { record, warnings, mounts })
+    Ok(Admitted { record, mounts, warnings })
 }
 
 /// Finds what the run gets of earlier ones; nothing is looked at for a run that wants none.

@@ -139,6 +139,8 @@ pub(super) fn outcome(record: &RunRecord) -> Outcome {
 
 /// The runs that ended before `before` (all, when that is not given), and which of them may go.
 pub fn runs_to_prune(store: &Store, before: Option<Timestamp>) -> Result<RunsToPrune, RemovalError> {
+    // What is on its way out already; another process may be at it.
+    drop(ArtifactStore::new(store.artifacts()).sweep());
     let (tagged, used) = (tagged(store)?, store.used()?);
     let mut found = RunsToPrune::default();
     for run in store.runs()? {

@@ -106,6 +106,7 @@ impl Life {
         let mut recorded = self.record_exit(&exit);
         recorded = self.save_artifacts(&exit).unwrap_or(recorded);
         self.set_tag();
+        self.touch_caches();
         for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
             self.warn(warning);
         }

@@ -327,18 +327,14 @@ impl<'a> Relay<'a> {
 
     fn hear_uploader(&mut self) {
         let Some(uploader) = &mut self.uploader else { return };
-        match uploader.read_events() {
-            Ok(events) => {
-                for event in events {
-                    if let UploadEvent::Warning { text } = event {
-                        self.audience.tell(&Event::Warning { text });
-                    }
-                }
-            }
+        let Ok(events) = uploader.read_events() else {
             // Another one saves everything at the end.
-            Err(_) => {
-                self.uploader = None;
-                let text = "the uploader was killed: nothing more is uploaded before the run's end".to_owned();
+            self.uploader = None;
+            let text = "the uploader was killed: nothing more is uploaded before the run's end".to_owned();
+            return self.audience.tell(&Event::Warning { text });
+        };
+        for event in events {
+            if let UploadEvent::Warning { text } = event {
                 self.audience.tell(&Event::Warning { text });
             }
         }

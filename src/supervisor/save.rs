@@ -82,8 +82,19 @@ impl Life {
                 warnings.push(text);
             }
         });
-        warnings.into_iter().for_each(|text| self.warn(text));
+        for text in warnings {
+            self.warn(text);
+        }
         saved
+    }
+
+    /// Notes that the caches were used until now, for whoever removes old ones.
+    pub(super) fn touch_caches(&mut self) {
+        let caches = Store::at(self.request.store.clone()).caches();
+        for key in self.request.record.caches.clone() {
+            let touched = caches.touch(&key, &Timestamp::now().to_string());
+            self.warn_if(touched.map_err(|error| describe(&error)));
+        }
     }
 
     /// Gives a run that has ended well the tag that was asked for.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use crate::base::app;
-use crate::support::env::{Output, Running, TestEnv, finish, wait_until};
+use crate::support::env::{Output, Running, TestEnv, finish, program, wait_until};
 use crate::support::s3::{BUCKET, Line, S3Server};
 
 const WORKFLOWS: &str = "\
@@ -198,6 +198,6 @@ fn no_key_is_written_anywhere() {
     let Some(place) = Place::new() else { return };
     let name = place.env.name();
     place.run(&["workflow", "run", "train", "--name", &name]).code(0);
-    let found = finish(Command::new("grep").args(["-r", "-l", crate::support::s3::SECRET_KEY]).arg(place.env.root()));
+    let found = finish(program("grep", ["-r", "-l", crate::support::s3::SECRET_KEY]).arg(place.env.root()));
     assert_eq!((found.code, found.stdout.as_str()), (1, ""));
 }

@@ -18,7 +18,7 @@ use crate::artifact::error::ArtifactError;
 use crate::artifact::manifest::{Manifest, SavedArtifact};
 use crate::artifact::path::{ArtifactPath, Declared};
 use crate::artifact::save::{Saved, summary};
-use crate::artifact::store::{ArtifactStore, make_parents, make_private, remove_tree, write_manifest};
+use crate::artifact::store::{ArtifactStore, FETCHING, make_parents, make_private, remove_tree, write_manifest};
 use crate::artifact::take::{Copied, FileKind, ListedFile, Listing};
 use crate::artifact::tree::open_top;
 use crate::image::ByteSize;
@@ -186,7 +186,7 @@ impl Remote {
             return Ok(found.manifest);
         }
         make_parents(into.directory())?;
-        let fetching = into.directory().join(format!(".removing-fetch-{run}-{}", std::process::id()));
+        let fetching = into.directory().join(format!("{FETCHING}{run}-{}", std::process::id()));
         remove_tree(into.directory(), &fetching)?;
         let downloaded = self.download(&found, &fetching).await;
         let place = into.directory().join(run.as_str());
