@@ -1,9 +1,7 @@
 //! The artifact store: making room for the artifacts of a run, finding what a run left, removing it.
 
-use std::ffi::CString;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +11,6 @@ use super::error::ArtifactError;
 use super::manifest::Manifest;
 use super::path::{ArtifactPath, Declared, overlap};
 use super::settle::OPEN_MODE;
-use super::tree::{self, open_top};
 use crate::store::RunName;
 use crate::sys::write_atomic;
 
@@ -174,7 +171,7 @@ impl ArtifactStore {
 
     /// Removes what a run has written so far, saved or not: somebody wants nothing of it.
     pub fn give_up(&self, run: &RunName, run_dir: &Path) -> Result<(), ArtifactError> {
-        remove_tree(run_dir, &self.places(run, run_dir).staging)?;
+        remove_tree(&self.places(run, run_dir).staging)?;
         self.remove(run).map(drop)
     }
 
@@ -196,7 +193,7 @@ impl ArtifactStore {
     }
 
     fn sweep_one(&self, path: &Path) -> Result<(), ArtifactError> {
-        remove_tree(&self.directory, path)
+        remove_tree(path)
     }
 
     pub(super) fn places(&self, run: &RunName, run_dir: &Path) -> RunPlaces {
@@ -273,12 +270,7 @@ pub(super) fn read_manifest(directory: &Path) -> Result<Option<Manifest>, Artifa
     serde_json::from_slice(&bytes).map(Some).map_err(|source| ArtifactError::Json { path, source })
 }
 
-/// Removes a tree that a container may have written; `path` is directly in `directory`. What is missing is fine.
-pub(super) fn remove_tree(directory: &Path, path: &Path) -> Result<(), ArtifactError> {
-    let top = match open_top(directory) {
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
-        top => top.map_err(ArtifactError::io("open", directory))?,
-    };
-    let name = path.file_name().and_then(|name| CString::new(name.as_encoded_bytes()).ok()).unwrap_or_default();
-    tree::remove(top.as_fd(), &name).map_err(ArtifactError::tree(path))
+/// Removes a tree that a container may have written. What is missing is fine.
+pub(super) fn remove_tree(path: &Path) -> Result<(), ArtifactError> {
+    crate::sys::remove_tree(path).map(drop).map_err(ArtifactError::io("remove", path))
 }

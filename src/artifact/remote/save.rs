@@ -238,7 +238,7 @@ impl Session {
 
     fn remove_staging(&self) -> Result<(), ArtifactError> {
         let run_dir = &self.request.run_dir;
-        remove_tree(run_dir, &run_dir.join("artifacts"))?;
+        remove_tree(&run_dir.join("artifacts"))?;
         Journal::remove(run_dir);
         Ok(())
     }

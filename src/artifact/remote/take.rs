@@ -158,7 +158,7 @@ impl Remote {
         // Whoever has guessed the name must not have it.
         make_private(&temporary)?;
         let copied = self.copy_through(run, &found, &temporary, path, destination).await;
-        drop(remove_tree(parent, &temporary));
+        drop(remove_tree(&temporary));
         copied
     }
 
@@ -187,14 +187,14 @@ impl Remote {
         }
         make_parents(into.directory())?;
         let fetching = into.directory().join(format!("{FETCHING}{run}-{}", std::process::id()));
-        remove_tree(into.directory(), &fetching)?;
+        remove_tree(&fetching)?;
         let downloaded = self.download(&found, &fetching).await;
         let place = into.directory().join(run.as_str());
         let published = downloaded.and_then(|()| {
             into.remove(run)?;
             std::fs::rename(&fetching, &place).map_err(ArtifactError::io("publish", &place))
         });
-        published.inspect_err(|_| drop(remove_tree(into.directory(), &fetching)))?;
+        published.inspect_err(|_| drop(remove_tree(&fetching)))?;
         Ok(found.manifest)
     }
 
