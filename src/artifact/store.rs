@@ -160,12 +160,12 @@ impl ArtifactStore {
     pub fn remove(&self, run: &RunName) -> Result<bool, ArtifactError> {
         let home = self.places(run, Path::new("")).home;
         let going = self.directory.join(format!("{REMOVING}{run}"));
-        self.sweep_one(&going)?;
+        remove_tree(&going)?;
         match std::fs::rename(&home, &going) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             renamed => renamed.map_err(ArtifactError::io("remove", &home))?,
         }
-        self.sweep_one(&going)?;
+        remove_tree(&going)?;
         Ok(true)
     }
 
@@ -186,14 +186,10 @@ impl ArtifactStore {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(REMOVING) && !is_being_fetched(&name) {
-                self.sweep_one(&entry.path())?;
+                remove_tree(&entry.path())?;
             }
         }
         Ok(())
-    }
-
-    fn sweep_one(&self, path: &Path) -> Result<(), ArtifactError> {
-        remove_tree(path)
     }
 
     pub(super) fn places(&self, run: &RunName, run_dir: &Path) -> RunPlaces {
