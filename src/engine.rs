@@ -11,6 +11,7 @@ pub mod ports;
 mod prepare;
 pub mod removal;
 pub mod resources;
+mod shelves;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -25,18 +26,20 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use self::admit::{Admitted, admit};
+use self::admit::{Admitted, InputMount, admit};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
+use self::removal::RemovalError;
 use self::resources::{AskedGpus, Unmet};
-use crate::artifact::{ArtifactError, Declared};
+pub use self::shelves::BucketVariables;
+use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
 use crate::container::{CgroupError, HostError};
 use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
+use crate::store::{Exit, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
 use crate::supervisor::protocol::Event;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
@@ -74,6 +77,7 @@ pub struct ImageRequest {
 
 /// A run as it is asked for.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub struct RunRequest {
     /// Its name, taken for it ([`Store::create_run`]).
     pub reservation: Reservation,
@@ -87,6 +91,8 @@ pub struct RunRequest {
     pub rootfs: Choice,
     /// Directories to be saved when the run ends.
     pub artifacts: Vec<Declared>,
+    /// Where they are saved; `None` for the store's own directory.
+    pub artifact_store: Option<ArtifactStoreUrl>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
     /// The whole run goes at its end.
@@ -118,6 +124,11 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
+    /// The project directory as records have it.
+    fn project_in_words(&self) -> String {
+        self.origin.project.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// Where the project is in the container.
     fn project_place(&self) -> Option<&Path> {
         self.origin.project.is_some().then_some(Path::new(PROJECT_DIR))
@@ -164,6 +175,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// Credentials, insecure hosts, certificates.
     pub registry: registry::Settings,
+    /// How buckets for artifacts are reached.
+    pub bucket: BucketVariables,
 }
 
 /// Why a job failed.
@@ -201,6 +214,12 @@ pub enum EngineError {
     /// Artifacts cannot be set up.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// A bucket cannot be reached.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Artifacts cannot be removed or saved.
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
     /// No usable cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -301,12 +320,34 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
+            self.fetch_artifacts(&record).await?;
+        }
         let Admitted { record, warnings, mounts } = admit(&self.store, &mut request)?;
         request.options.mounts.extend(mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
         let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
-        let prepared = prepare::run(&self.store, &self.settings.state, request, record, &mounts, &image)?;
+        let upload = self.claim(&request, &record).await?;
+        let claimed = upload.clone();
+        let started = self.supervise(request, record, &mounts, upload, &image, warnings);
+        if let (Err(_), Some(claimed)) = (&started, claimed) {
+            self.disclaim(&claimed).await;
+        }
+        started
+    }
+
+    /// From here on the run belongs to its supervisor.
+    fn supervise(
+        &self,
+        request: RunRequest,
+        record: RunRecord,
+        mounts: &[InputMount],
+        upload: Option<UploadRequest>,
+        image: &ReadyImage,
+        warnings: Vec<String>,
+    ) -> Result<Run, EngineError> {
+        let prepared = prepare::run(&self.store, &self.settings.state, request, record, mounts, upload, image)?;
         let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
         prepared.reservation.keep();
         let warnings = [warnings, prepared.warnings].concat();
@@ -415,15 +456,16 @@ impl Run {
     }
 }
 
-/// The end of a run whose supervisor was killed: cleans up in its place and reads the end from the record.
-pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<Option<Exit>, EngineError> {
+/// The end of a run whose supervisor was killed: cleans up in its place and reads the end from the record, which is not
+/// there for a run that goes at its end. The second value tells what was found, in words.
+pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<(Option<Exit>, Vec<String>), EngineError> {
     let Run { name, supervisor, .. } = run;
     // Its lock ends with it, and no earlier.
     drop(supervisor.wait());
-    sweep(&engine.store, &engine.settings.state)?;
+    let told = sweep(&engine.store, &engine.settings.state)?;
     match engine.store.run(name.as_str()) {
-        Ok(run) => Ok(run.record()?.exit),
-        Err(StoreError::NoRun { .. }) => Ok(None),
+        Ok(run) => Ok((run.record()?.exit, told)),
+        Err(StoreError::NoRun { .. }) => Ok((None, told)),
         Err(error) => Err(error.into()),
     }
 }

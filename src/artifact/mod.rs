@@ -40,6 +40,8 @@
 //! and FIFOs are left out, setuid and setgid bits and file capabilities are taken away. Nobody may write to it while it is
 //! saved: the container and all its processes are gone.
 //!
+//! Artifacts may go to a bucket instead (`s3://bucket/prefix`); `remote/mod.rs` says how they stand there.
+//!
 //! A crash while saving loses nothing: until the last rename all is in the run's directory, and
 //! [`save`](ArtifactStore::save) can be called again.
 

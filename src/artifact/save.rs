@@ -140,7 +140,7 @@ impl ArtifactStore {
         }
         let places = self.places(run, run_dir);
         if let Some(manifest) = read_manifest(&places.saved)? {
-            remove_tree(run_dir, &places.staging)?;
+            remove_tree(&places.staging)?;
             return Ok(summary(&manifest, Vec::new()));
         }
         let mut tallies = Vec::with_capacity(prepared.len());
@@ -156,7 +156,7 @@ impl ArtifactStore {
         if !moved {
             self.publish_by_copy(&places, request, &mut tallies)?;
         }
-        remove_tree(run_dir, &places.staging)?;
+        remove_tree(&places.staging)?;
         let warnings = prepared.iter().zip(&tallies).flat_map(|(artifact, tally)| warnings(artifact, tally)).collect();
         Ok(summary(&manifest(request, &tallies), warnings))
     }
@@ -175,11 +175,11 @@ impl ArtifactStore {
                 .map(|(artifact, tally)| if artifact.declared.mount { 0 } else { tally.disk_bytes })
                 .sum(),
         );
-        remove_tree(&places.home, &places.saving)?;
+        remove_tree(&places.saving)?;
         let copied = self.check_space(places, needed).and_then(|()| copy_all(places, request, tallies));
         if let Err(error) = copied {
             // What cannot be removed now is removed when the save is tried again.
-            drop(remove_tree(&places.home, &places.saving));
+            drop(remove_tree(&places.saving));
             return Err(self.explain(error, places, needed));
         }
         std::fs::rename(&places.saving, &places.saved).map_err(ArtifactError::io("publish", &places.saved))?;

@@ -1,9 +1,7 @@
 //! The artifact store: making room for the artifacts of a run, finding what a run left, removing it.
 
-use std::ffi::CString;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,12 +11,13 @@ use super::error::ArtifactError;
 use super::manifest::Manifest;
 use super::path::{ArtifactPath, Declared, overlap};
 use super::settle::OPEN_MODE;
-use super::tree::{self, open_top};
 use crate::store::RunName;
 use crate::sys::write_atomic;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 const REMOVING: &str = ".removing-";
+/// What is not all there yet would be removed by a sweep.
+pub(super) const FETCHING: &str = ".removing-fetch-";
 /// Largest manifest that is read: ten thousand artifacts.
 pub(super) const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -161,22 +160,22 @@ impl ArtifactStore {
     pub fn remove(&self, run: &RunName) -> Result<bool, ArtifactError> {
         let home = self.places(run, Path::new("")).home;
         let going = self.directory.join(format!("{REMOVING}{run}"));
-        self.sweep_one(&going)?;
+        remove_tree(&going)?;
         match std::fs::rename(&home, &going) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             renamed => renamed.map_err(ArtifactError::io("remove", &home))?,
         }
-        self.sweep_one(&going)?;
+        remove_tree(&going)?;
         Ok(true)
     }
 
     /// Removes what a run has written so far, saved or not: somebody wants nothing of it.
     pub fn give_up(&self, run: &RunName, run_dir: &Path) -> Result<(), ArtifactError> {
-        remove_tree(run_dir, &self.places(run, run_dir).staging)?;
+        remove_tree(&self.places(run, run_dir).staging)?;
         self.remove(run).map(drop)
     }
 
-    /// Finishes removals that were cut short.
+    /// Finishes removals that were cut short, and removes what was being fetched by a process that is no more.
     pub fn sweep(&self) -> Result<(), ArtifactError> {
         let entries = match std::fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -184,15 +183,13 @@ impl ArtifactStore {
         };
         for entry in entries {
             let entry = entry.map_err(ArtifactError::io("list", &self.directory))?;
-            if entry.file_name().as_encoded_bytes().starts_with(REMOVING.as_bytes()) {
-                self.sweep_one(&entry.path())?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(REMOVING) && !is_being_fetched(&name) {
+                remove_tree(&entry.path())?;
             }
         }
         Ok(())
-    }
-
-    fn sweep_one(&self, path: &Path) -> Result<(), ArtifactError> {
-        remove_tree(&self.directory, path)
     }
 
     pub(super) fn places(&self, run: &RunName, run_dir: &Path) -> RunPlaces {
@@ -219,6 +216,12 @@ impl RunPlaces {
         let top = if mount { &self.live } else { &self.saved };
         top.join(path.store_path())
     }
+}
+
+/// Whether the name is that of a fetch (`.removing-fetch-<run>-<pid>`) whose process lives.
+fn is_being_fetched(name: &str) -> bool {
+    let pid = name.strip_prefix(FETCHING).and_then(|rest| rest.rsplit('-').next());
+    pid.is_some_and(|pid| Path::new("/proc").join(pid).exists())
 }
 
 fn fill(places: &RunPlaces, run: &RunName, declared: &[Declared]) -> Result<Vec<Prepared>, ArtifactError> {
@@ -263,12 +266,7 @@ pub(super) fn read_manifest(directory: &Path) -> Result<Option<Manifest>, Artifa
     serde_json::from_slice(&bytes).map(Some).map_err(|source| ArtifactError::Json { path, source })
 }
 
-/// Removes a tree that a container may have written; `path` is directly in `directory`. What is missing is fine.
-pub(super) fn remove_tree(directory: &Path, path: &Path) -> Result<(), ArtifactError> {
-    let top = match open_top(directory) {
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
-        top => top.map_err(ArtifactError::io("open", directory))?,
-    };
-    let name = path.file_name().and_then(|name| CString::new(name.as_encoded_bytes()).ok()).unwrap_or_default();
-    tree::remove(top.as_fd(), &name).map_err(ArtifactError::tree(path))
+/// Removes a tree that a container may have written. What is missing is fine.
+pub(super) fn remove_tree(path: &Path) -> Result<(), ArtifactError> {
+    crate::sys::remove_tree(path).map(drop).map_err(ArtifactError::io("remove", path))
 }

@@ -207,50 +207,6 @@ impl Cursor {
     }
 }
 
-/// Removes `name` in `dir` with all that is below it; what is missing already is fine.
-pub(super) fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), TreeError> {
-    let top = Path::new("");
-    match rustix::fs::openat(dir, name, DIRECTORY, Mode::empty()) {
-        Ok(opened) => walk(opened.as_fd(), &mut Remover)?,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTDIR | Errno::LOOP) => {
-            return rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(TreeError::at("remove", top));
-        }
-        Err(errno) => return Err(TreeError::at("open", top)(errno)),
-    }
-    gone(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)).map_err(TreeError::at("remove", top))
-}
-
-struct Remover;
-
-impl Visitor for Remover {
-    fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        let removed = rustix::fs::unlinkat(entry.dir, entry.name, AtFlags::empty());
-        gone(removed).map_err(TreeError::at("remove", entry.path))
-    }
-
-    fn enter(&mut self, entry: &Entry<'_>) -> Result<bool, TreeError> {
-        // Without root's rights a directory must be open to its owner for what is in it to go.
-        if entry.stat.st_mode & 0o700 != 0o700 {
-            let opened = rustix::fs::chmodat(entry.dir, entry.name, Mode::from_raw_mode(0o700), AtFlags::empty());
-            opened.map_err(TreeError::at("open", entry.path))?;
-        }
-        Ok(true)
-    }
-
-    fn leave(&mut self, entry: &Entry<'_>, _inside: BorrowedFd<'_>) -> Result<(), TreeError> {
-        let removed = rustix::fs::unlinkat(entry.dir, entry.name, AtFlags::REMOVEDIR);
-        gone(removed).map_err(TreeError::at("remove", entry.path))
-    }
-}
-
-fn gone(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    match removed {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

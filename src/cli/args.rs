@@ -1,9 +1,15 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
+mod kept;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::kept::{
+    ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
+    SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
+};
 use super::duration::Span;
 
 /// Run containers from OCI images, without a daemon.
@@ -68,7 +74,7 @@ pub(super) enum Command {
 }
 
 /// How much is said.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct TalkArgs {
     /// Say nothing but errors.
     #[arg(short, long)]
@@ -171,6 +177,7 @@ pub(super) struct ContainerArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct RunArgs {
     /// Name of the run.
     #[arg(long)]
@@ -191,6 +198,8 @@ pub(super) struct RunArgs {
     /// Save this directory when the run ends; with `:mount`, it is visible while the run goes on.
     #[arg(short, long, value_name = "PATH[:mount]", conflicts_with = "rm")]
     pub(super) artifact: Vec<String>,
+    #[command(flatten)]
+    pub(super) store: ArtifactStoreArgs,
     /// Pass standard input on.
     #[arg(short, long, conflicts_with = "detach")]
     pub(super) interactive: bool,
@@ -462,133 +471,4 @@ pub(super) struct WorkflowCheckArgs {
     pub(super) file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) list: ListArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ArtifactsCommand {
-    /// List what a run saved.
-    Ls(ArtifactsLsArgs),
-    /// Copy what a run saved to a directory.
-    Cp(ArtifactsCpArgs),
-    /// Remove what runs saved; the runs themselves stay.
-    Rm(RmArgs),
-    /// Save what could not be saved when a run ended.
-    Save(ArtifactsSaveArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ArtifactsLsArgs {
-    /// Which run.
-    #[arg(value_name = "RUN|:TAG")]
-    pub(super) run: String,
-    #[command(flatten)]
-    pub(super) list: ListArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ArtifactsCpArgs {
-    /// Which run, and below it which path.
-    #[arg(value_name = "RUN|:TAG[/PATH]")]
-    pub(super) source: String,
-    /// Directory to copy into; made when missing.
-    pub(super) destination: PathBuf,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ArtifactsSaveArgs {
-    /// Which run.
-    #[arg(value_name = "RUN|:TAG")]
-    pub(super) run: String,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum TagsCommand {
-    /// List the tags.
-    List(ListArgs),
-    /// Give a run a tag, which another run may have had until now.
-    Add(TagsAddArgs),
-    /// Take tags away; the runs stay.
-    Delete(TagsDeleteArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct TagsAddArgs {
-    /// The tag.
-    pub(super) tag: String,
-    /// Which run.
-    #[arg(value_name = "RUN|:TAG")]
-    pub(super) run: String,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct TagsDeleteArgs {
-    /// The tags.
-    #[arg(required = true, value_name = "TAG")]
-    pub(super) tags: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum SecretsCommand {
-    /// Keep a secret; its value is read from standard input.
-    Add(SecretsAddArgs),
-    /// List names and dates, never values.
-    List(ListArgs),
-    /// Forget secrets.
-    Delete(SecretsDeleteArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SecretsAddArgs {
-    /// Its name, which can be that of a variable.
-    pub(super) name: String,
-    // Only to be refused with the reason.
-    #[arg(hide = true)]
-    pub(super) value: Option<String>,
-    /// Take the value from a file, as it stands; without this and `--env` a line break at its end is left out.
-    #[arg(long, value_name = "FILE", conflicts_with = "env")]
-    pub(super) file: Option<PathBuf>,
-    /// Take the value from a variable of the environment.
-    #[arg(long, value_name = "VARIABLE")]
-    pub(super) env: Option<String>,
-    /// Replace a secret of that name.
-    #[arg(short, long)]
-    pub(super) force: bool,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SecretsDeleteArgs {
-    /// Their names.
-    #[arg(required = true, value_name = "NAME")]
-    pub(super) names: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum PruneCommand {
-    /// Remove ended runs (record, log, artifacts) that have no tag and that no run uses.
-    Runs(PruneArgs),
-    /// Remove caches that no run uses.
-    Cache(PruneArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PruneArgs {
-    /// Only what ended, or was last used, longer ago than this, e.g. `12h`, `7d`.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) older_than: Option<Span>,
-    /// Only say what would be removed.
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub(super) force: bool,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }

@@ -3,13 +3,12 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::args::{ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsSaveArgs, RmArgs};
-use super::context::Context;
+use super::args::{ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, TalkArgs};
+use super::context::{Context, artifact_store, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
 use super::workflow::caller;
-use crate::artifact::{ArtifactStore, FileKind, ListedFile};
-use crate::engine::removal::{remove_artifacts, save_again};
+use crate::artifact::{FileKind, ListedFile};
 use crate::image::ByteSize;
 
 /// One line of `artifacts ls`; the keys of its JSON are documented in docs/json.md.
@@ -24,7 +23,9 @@ struct Line {
 }
 
 pub(super) fn list(context: &Context, args: &ArtifactsLsArgs) -> Result<u8, CliError> {
-    let listing = store(context)?.list(&context.store()?.run_name(&args.run)?)?;
+    let engine = context.engine(None, context.printer(TalkArgs::default()))?;
+    let (run, elsewhere) = (engine.store().run_name(&args.run)?, artifact_store(&args.store)?);
+    let listing = block_on(async { Ok(engine.list_artifacts(&run, elsewhere.as_ref()).await?) })?;
     let lines: Vec<Line> = listing.files.iter().map(line).collect();
     print_list(args.list.format, ["PATH", "SIZE", "MODIFIED"], &lines, |line| {
         [line.path.clone(), line.size_bytes.to_string(), line.modified.clone()]
@@ -50,26 +51,33 @@ pub(super) fn copy(context: &Context, args: &ArtifactsCpArgs) -> Result<u8, CliE
         .source
         .split_once('/')
         .map_or((args.source.as_str(), None), |(run, path)| (run, Some(path).filter(|path| !path.is_empty())));
-    let copied = store(context)?.copy_out(&context.store()?.run_name(run)?, path, &args.destination)?;
+    let engine = context.engine(None, printer)?;
+    let (run, elsewhere) = (engine.store().run_name(run)?, artifact_store(&args.store)?);
+    let copying = engine.copy_artifacts(&run, path, &args.destination, elsewhere.as_ref());
+    let copied = block_on(async { Ok(copying.await?) })?;
     printer.say(&format!("copied {}, {}", counted(copied.files), copied.bytes));
     Ok(0)
 }
 
-pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
+pub(super) fn remove(context: &Context, args: &ArtifactsRmArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
     // All names are looked up before anything is removed, so that a typing error removes nothing.
     let runs = args.runs.iter().map(|name| store.run_name(name)).collect::<Result<Vec<_>, _>>()?;
-    let artifacts = ArtifactStore::new(store.artifacts());
-    for run in &runs {
-        artifacts.manifest(run)?;
-    }
-    let mut bytes = 0;
-    for run in runs {
-        bytes += remove_artifacts(store, &run, |holder| printer.say(&waiting(holder)))?;
-        print_data(&format!("{run}\n"));
-    }
+    let elsewhere = artifact_store(&args.store)?;
+    let elsewhere = elsewhere.as_ref();
+    let bytes = block_on(async {
+        for run in &runs {
+            engine.list_artifacts(run, elsewhere).await?;
+        }
+        let mut bytes = 0;
+        for run in runs {
+            bytes += engine.remove_artifacts(&run, elsewhere, |holder| printer.say(&waiting(holder))).await?;
+            print_data(&format!("{run}\n"));
+        }
+        Ok(bytes)
+    })?;
     printer.say(&format!("removed {}", ByteSize(bytes)));
     Ok(0)
 }
@@ -78,7 +86,7 @@ pub(super) fn save(context: &Context, args: &ArtifactsSaveArgs) -> Result<u8, Cl
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let run = engine.store().find_run(&args.run)?;
-    let saved = save_again(engine.store(), &run, caller(), Timestamp::now())?;
+    let saved = block_on(async { Ok(engine.save_artifacts(&run, caller(), Timestamp::now()).await?) })?;
     for warning in saved.warnings {
         printer.warn(&warning.to_string());
     }
@@ -88,8 +96,4 @@ pub(super) fn save(context: &Context, args: &ArtifactsSaveArgs) -> Result<u8, Cl
 
 fn counted(files: u64) -> String {
     if files == 1 { "1 file".to_owned() } else { format!("{files} files") }
-}
-
-fn store(context: &Context) -> Result<ArtifactStore, CliError> {
-    Ok(ArtifactStore::new(context.store()?.artifacts()))
 }

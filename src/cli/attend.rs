@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{CliError, FAULT};
 use super::printer::{Printer, print_data, print_error};
-use crate::engine::{Engine, Order, Run, RunRequest, StopReason, end_of_lost_run};
+use crate::engine::{Engine, Order, Run, RunRequest, StopReason, end_of_lost_run, ports};
 use crate::image::{ByteSize, Observer};
 use crate::store::{Exit, ExitReason};
 use crate::supervisor::protocol::Event;
@@ -25,6 +25,7 @@ struct Ending {
 /// Starts the run. Attached, stays with it to its end; detached, prints its name once the workload runs.
 pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer) -> Result<u8, CliError> {
     let detached = request.detached;
+    let listening = ports::listening(&request.ports);
     let mut ending =
         Ending { stops: request.conduct.stops_on_signals, interruptible: request.interruptible, interrupts: 0 };
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
@@ -36,6 +37,9 @@ pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer
     };
     drop(observer);
     introduce(&run, printer);
+    if let Some(line) = listening {
+        printer.say(&line);
+    }
     loop {
         tokio::select! {
             event = run.next_event() => match event {
@@ -122,7 +126,11 @@ fn is_for_all(exit: &Exit) -> bool {
 
 fn lost(engine: &Engine, run: Run, printer: Printer) -> Result<u8, CliError> {
     let name = run.name().to_string();
-    end_of_lost_run(engine, run)?.map_or(Err(CliError::SupervisorLost(name)), |exit| Ok(report(&exit, printer)))
+    let (exit, told) = end_of_lost_run(engine, run)?;
+    for line in told {
+        printer.warn(&line);
+    }
+    exit.map_or(Err(CliError::SupervisorLost(name)), |exit| Ok(report(&exit, printer)))
 }
 
 const INTERRUPT: i32 = nix::libc::SIGINT;

@@ -4,10 +4,11 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::args::{Cli, RegistryArgs, TalkArgs};
+use super::args::{ArtifactStoreArgs, Cli, RegistryArgs, TalkArgs};
 use super::exit::CliError;
 use super::printer::Printer;
-use crate::engine::{Engine, Settings};
+use crate::artifact::ArtifactStoreUrl;
+use crate::engine::{BucketVariables, Engine, Settings};
 use crate::registry::{self, Secret};
 use crate::store::Store;
 
@@ -36,8 +37,12 @@ impl Context {
 
     /// The engine, for commands that change something; cleans up after killed processes first.
     pub(super) fn engine(&self, registry: Option<&RegistryArgs>, printer: Printer) -> Result<Engine, CliError> {
-        let settings =
-            Settings { root: self.root.clone(), state: self.state.clone(), registry: registry_settings(registry) };
+        let settings = Settings {
+            root: self.root.clone(),
+            state: self.state.clone(),
+            registry: registry_settings(registry),
+            bucket: BucketVariables::new(aws_variables()),
+        };
         let (engine, told) = Engine::open(settings)?;
         for line in told {
             printer.warn(&line);
@@ -67,6 +72,23 @@ pub(super) fn variable(name: &str) -> Option<String> {
 /// An environment variable that means something to us: unset and empty are the same.
 pub(super) fn setting(name: &str) -> Option<String> {
     variable(name).filter(|value| !value.is_empty())
+}
+
+/// What tells how buckets are reached.
+#[expect(clippy::disallowed_methods, reason = "the environment is read here only")]
+fn aws_variables() -> impl Iterator<Item = (String, String)> {
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    variables.filter(|(name, _)| name.starts_with("AWS_"))
+}
+
+/// Reads `--artifact-store`; a directory is made absolute.
+pub(super) fn artifact_store(args: &ArtifactStoreArgs) -> Result<Option<ArtifactStoreUrl>, CliError> {
+    let Some(text) = args.artifact_store.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    Ok(Some(match text.parse()? {
+        ArtifactStoreUrl::Local(directory) => ArtifactStoreUrl::Local(absolute(&directory)),
+        bucket @ ArtifactStoreUrl::S3(_) => bucket,
+    }))
 }
 
 /// The directory that the user is in.

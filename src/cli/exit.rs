@@ -11,7 +11,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::artifact::ArtifactError;
+use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
 use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
@@ -52,6 +52,8 @@ pub(super) enum CliError {
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     #[error(transparent)]
+    ArtifactStoreUrl(#[from] ArtifactStoreUrlError),
+    #[error(transparent)]
     Removal(#[from] RemovalError),
     #[error(transparent)]
     Input(#[from] InputError),
@@ -90,6 +92,7 @@ impl CliError {
             | Self::Find(_)
             | Self::Mistake(_)
             | Self::Artifact(_)
+            | Self::ArtifactStoreUrl(_)
             | Self::Removal(_)
             | Self::Input(_)
             | Self::TagName(_)

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::attend::start;
-use super::context::{Context, block_on, random};
+use super::context::{Context, artifact_store, block_on, random};
 use super::exit::CliError;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::print_json;
+use super::workflow::caller;
 use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;
@@ -31,7 +32,8 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         options,
         rootfs,
         artifacts,
-        artifact_owner: None,
+        artifact_store: artifact_store(&args.store)?,
+        artifact_owner: caller(),
         remove: args.rm,
         keep: args.keep,
         stdin: args.interactive.then(relay_stdin).transpose()?,

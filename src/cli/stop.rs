@@ -2,7 +2,7 @@
 
 use futures_util::future::try_join_all;
 
-use super::args::{StopArgs, WaitArgs};
+use super::args::{StopArgs, TalkArgs, WaitArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::print_data;
@@ -22,13 +22,13 @@ pub(super) fn stop(context: &Context, args: &StopArgs) -> Result<u8, CliError> {
         }
     }
     block_on(async { Ok(try_join_all(runs.iter().map(|run| engine.wait(run, Some(&order)))).await?) })?;
-    print_data(&args.runs.iter().map(|name| format!("{name}\n")).collect::<String>());
+    print_data(&(args.runs.join("\n") + "\n"));
     Ok(0)
 }
 
 /// Prints the exit codes in the order of the arguments, as docker does; `-` for a run that was removed before it was asked.
 pub(super) fn wait(context: &Context, args: &WaitArgs) -> Result<u8, CliError> {
-    let printer = context.printer(super::args::TalkArgs { quiet: false, verbose: 0 });
+    let printer = context.printer(TalkArgs::default());
     let engine = context.engine(None, printer)?;
     let runs = find(&engine, &args.runs)?;
     let exits = block_on(async { Ok(try_join_all(runs.iter().map(|run| engine.wait(run, None))).await?) })?;

@@ -6,7 +6,7 @@ use super::args::{
     Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
 };
 use super::attend::start;
-use super::context::{Context, block_on, current_dir, setting, variable};
+use super::context::{Context, artifact_store, block_on, current_dir, setting, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
@@ -35,7 +35,6 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     // Before the store is opened: what is wrong in the file or the flags needs no machine to tell.
     let shown_name = args.workflow.name.as_deref().unwrap_or(NO_NAME);
     let Prepared { plan, .. } = prepared(&workflows, &args.workflow, shown_name, &|_| Ok(Some(MASK.to_owned())))?;
-    not_yet(args)?;
     working_dir_is_there(&plan, &project.root)?;
     let tag = args.tag.as_deref().map(str::parse).transpose()?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
@@ -51,6 +50,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         gpus: 0,
         free_ports: free(prepared.plan.free_ports).map_err(EngineError::from)?,
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
+        artifact_store: artifact_store(&args.store)?,
         artifact_owner: owner.or_else(caller),
         detached: args.detach,
         tag,
@@ -137,14 +137,6 @@ fn working_dir_is_there(plan: &Plan, project: &Path) -> Result<(), CliError> {
             Err(CliError::Usage(format!("{message}\nhint: make it, or write an absolute path of the container")))
         }
         _ => Ok(()),
-    }
-}
-
-/// Refuses what is planned and not carried out yet, rather than leave it out in silence.
-fn not_yet(args: &WorkflowRunArgs) -> Result<(), CliError> {
-    match args.store.artifact_store {
-        Some(_) => Err(CliError::Usage("`--artifact-store` is not supported yet".to_owned())),
-        None => Ok(()),
     }
 }
 

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use super::inputs::{self, DepMount, InputRequest, Inputs};
 use super::ports::{self, PortError};
 use super::resources::{Asked, Unmet, check, held};
+use super::shelves::{directory, recorded};
 use super::{EngineError, HostCheck, InputsWanted, RunRequest, prepare};
+use crate::artifact::ArtifactStore;
 use crate::container::{cpu_count, host_resources};
 use crate::spec::{Cpus, MemoryLimit, MountSetting, Network};
 use crate::store::{RunRecord, Store};
@@ -55,7 +57,7 @@ pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted,
     let (deps, caches) = inputs.as_ref().map(|inputs| (inputs.runs(), inputs.cache_keys())).unwrap_or_default();
     let record = prepare::submit(request, deps, caches)?;
     let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), mounts)?;
-    Ok(Admitted { record, warnings, mounts })
+    Ok(Admitted { record, mounts, warnings })
 }
 
 /// Finds what the run gets of earlier ones; nothing is looked at for a run that wants none.
@@ -68,7 +70,7 @@ fn inputs(store: &Store, request: &RunRequest) -> Result<Option<Inputs>, EngineE
     let working_dir = request.options.working_dir.as_deref().map(Path::new);
     let visible: Vec<&Path> = working_dir.into_iter().chain(request.project_place()).collect();
     let wanted = InputRequest {
-        project: &request.origin.project.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        project: &request.project_in_words(),
         workflow: request.origin.workflow.as_deref().unwrap_or_default(),
         deps,
         caches,
@@ -76,7 +78,13 @@ fn inputs(store: &Store, request: &RunRequest) -> Result<Option<Inputs>, EngineE
         visible: &visible,
         now: &request.created,
     };
-    Ok(Some(inputs::resolve(store, &wanted, &mut |_| Err("artifacts in an object store cannot be deps yet".into()))?))
+    // What is in a bucket was fetched before.
+    let mut saved = |record: &RunRecord| {
+        let url = recorded(record);
+        let artifacts = directory(store, url.as_ref()).unwrap_or_else(|| ArtifactStore::new(store.artifacts()));
+        Ok(artifacts.saved(&record.name)?)
+    };
+    Ok(Some(inputs::resolve(store, &wanted, &mut saved)?))
 }
 
 fn mounts(inputs: &Inputs) -> Result<Vec<InputMount>, EngineError> {

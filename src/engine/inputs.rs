@@ -177,6 +177,15 @@ pub enum InputError {
 /// Called for a run whose record names an `artifact_store`; gives what [`ArtifactStore::saved`] gives of a local one.
 pub type Fetch<'a> = dyn FnMut(&RunRecord) -> Result<Vec<Prepared>, Box<dyn std::error::Error + Send + Sync>> + 'a;
 
+/// The records of the runs that deps mean, for whoever has to bring their artifacts here first.
+pub fn records(store: &Store, project: &str, deps: &[DepRequest]) -> Result<Vec<RunRecord>, InputError> {
+    let find = |dep: &DepRequest| match dep {
+        DepRequest::Workflow(name) => latest_done(store, project, name),
+        DepRequest::Tag(name) => tagged(store, name),
+    };
+    deps.iter().map(|dep| find(dep).map(|(_, record)| record)).collect()
+}
+
 /// Finds deps and caches, and makes the caches that are new.
 pub fn resolve(store: &Store, request: &InputRequest<'_>, fetch: &mut Fetch<'_>) -> Result<Inputs, InputError> {
     let kept = store.keep_inputs()?;

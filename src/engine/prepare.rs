@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::admit::InputMount;
 use super::inputs::hidden;
+use super::shelves::directory;
 use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE};
-use crate::artifact::ArtifactStore;
+use crate::artifact::{UploadRequest, prepare_remote};
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
@@ -54,7 +55,11 @@ pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<Strin
         detached: request.detached,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
-        artifact_store: None,
+        artifact_store: request
+            .artifact_store
+            .as_ref()
+            .filter(|_| !request.artifacts.is_empty())
+            .map(ToString::to_string),
         deps,
         caches,
         tag: request.tag.as_ref().map(ToString::to_string),
@@ -87,10 +92,11 @@ pub(super) fn run(
     request: RunRequest,
     record: RunRecord,
     inputs: &[InputMount],
+    upload: Option<UploadRequest>,
     image: &ReadyImage,
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
-    match fill(store, state, &request, record, image) {
+    match fill(store, state, &request, record, upload, image) {
         Ok((supervised, Words { mut warnings, notes })) => {
             warnings.extend(hidden_directories(store, &request, inputs, image)?);
             let RunRequest { reservation, stdin, .. } = request;
@@ -98,15 +104,12 @@ pub(super) fn run(
         }
         Err(error) => {
             // Only what this run has made: an earlier one of that name may have left artifacts.
-            drop(artifact_store(store).discard(request.reservation.name()));
+            if let Some(artifacts) = directory(store, request.artifact_store.as_ref()) {
+                drop(artifacts.discard(request.reservation.name()));
+            }
             Err(error)
         }
     }
-}
-
-/// Where a run's artifacts go.
-pub(super) fn artifact_store(store: &Store) -> ArtifactStore {
-    ArtifactStore::new(store.artifacts())
 }
 
 fn fill(
@@ -114,11 +117,16 @@ fn fill(
     state: &Path,
     request: &RunRequest,
     record: RunRecord,
+    upload: Option<UploadRequest>,
     image: &ReadyImage,
 ) -> Result<(Request, Words), EngineError> {
     let (name, dir) = (request.reservation.name(), request.reservation.dir());
     let mut options = request.options.clone();
-    let artifacts = artifact_store(store).prepare(name, dir.path(), &request.artifacts)?;
+    let local = directory(store, request.artifact_store.as_ref());
+    let artifacts = match &local {
+        Some(local) => local.prepare(name, dir.path(), &request.artifacts)?,
+        None => prepare_remote(name, dir.path(), &request.artifacts)?,
+    };
     for artifact in &artifacts {
         options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
     }
@@ -162,7 +170,8 @@ fn fill(
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
-        artifact_store: store.artifacts(),
+        artifact_store: local.map_or_else(|| store.artifacts(), |local| local.directory().to_owned()),
+        upload: upload.map(|upload| UploadRequest { prepared: artifacts.clone(), ..upload }),
         artifacts,
         artifact_owner: request.artifact_owner,
         conduct: request.conduct.clone(),

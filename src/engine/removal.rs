@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::shelves::{directory, recorded};
 use crate::artifact::{ArtifactError, ArtifactStore, Outcome, Owner, SaveRequest, Saved};
 use crate::store::{ListedCache, RunDir, RunName, RunRecord, RunState, Store, StoreError, TagName, Used};
 use crate::sys::{Lock, disk_usage};
@@ -90,7 +91,7 @@ pub fn remove_artifacts(store: &Store, run: &RunName, on_wait: impl FnMut(Option
     let removed = while_locked(store, &dir, run, || {
         check_unused(run, &store.used()?)?;
         let bytes = usage_of_artifacts(store, run);
-        Ok(ArtifactStore::new(store.artifacts()).remove(run)?.then_some(bytes))
+        Ok(artifacts_of(store, run).remove(run)?.then_some(bytes))
     })?;
     removed.ok_or_else(|| ArtifactError::NoArtifacts { run: run.clone() }.into())
 }
@@ -105,7 +106,7 @@ pub fn save_again(store: &Store, run: &RunDir, owner: Option<Owner>, now: Timest
         if !run.has_unsaved_artifacts() {
             return Err(RemovalError::NothingUnsaved { run: record.name.clone() });
         }
-        let artifacts = ArtifactStore::new(store.artifacts());
+        let artifacts = artifacts_of(store, &record.name);
         let prepared = artifacts.prepared(&record.name, run.path())?;
         let saved = artifacts.save(&SaveRequest {
             run: &record.name,
@@ -120,8 +121,15 @@ pub fn save_again(store: &Store, run: &RunDir, owner: Option<Owner>, now: Timest
     })
 }
 
+/// The directory that a run's artifacts are in; for those in a bucket, the one where they were fetched to.
+fn artifacts_of(store: &Store, run: &RunName) -> ArtifactStore {
+    let record = store.run(run.as_str()).and_then(|run| run.record());
+    let url = record.ok().and_then(|record| recorded(&record));
+    directory(store, url.as_ref()).unwrap_or_else(|| ArtifactStore::new(store.artifacts()))
+}
+
 /// What the record says of how the run ended, as far as its artifacts are concerned.
-fn outcome(record: &RunRecord) -> Outcome {
+pub(super) fn outcome(record: &RunRecord) -> Outcome {
     match record.state {
         RunState::Done => Outcome::Done,
         RunState::Failed => Outcome::Failed,
@@ -131,6 +139,8 @@ fn outcome(record: &RunRecord) -> Outcome {
 
 /// The runs that ended before `before` (all, when that is not given), and which of them may go.
 pub fn runs_to_prune(store: &Store, before: Option<Timestamp>) -> Result<RunsToPrune, RemovalError> {
+    // What is on its way out already; another process may be at it.
+    drop(ArtifactStore::new(store.artifacts()).sweep());
     let (tagged, used) = (tagged(store)?, store.used()?);
     let mut found = RunsToPrune::default();
     for run in store.runs()? {
@@ -224,7 +234,7 @@ fn remove_unused(store: &Store, run: &RunDir, _inputs: &Lock) -> Result<u64, Rem
     while_locked(store, run, &name, || {
         check_unused(&name, &store.used()?)?;
         let bytes = usage_of_artifacts(store, &name);
-        ArtifactStore::new(store.artifacts()).remove(&name)?;
+        artifacts_of(store, &name).remove(&name)?;
         Ok(bytes + store.remove_run(run)?)
     })
 }
@@ -255,7 +265,7 @@ fn check_unused(run: &RunName, used: &Used) -> Result<(), StoreError> {
 }
 
 fn usage_of_artifacts(store: &Store, run: &RunName) -> u64 {
-    disk_usage(&store.artifacts().join(run.as_str())).unwrap_or(0)
+    disk_usage(&artifacts_of(store, run).directory().join(run.as_str())).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Unmet {
     /// The same for `--ignore-host-check`, which goes on.
     #[must_use]
     pub fn warning(&self) -> String {
-        format!("this machine cannot give what was asked for, and was not asked{}", indented(&self.lines))
+        format!("going on although this machine cannot give what was asked for{}", indented(&self.lines))
     }
 
     /// One line for each resource: what was asked, what there is, and who holds how much of it.

@@ -239,6 +239,7 @@ pub struct Exit {
 /// What is known about a run; `run.json`. `docs/json.md` describes the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the file")]
 pub struct RunRecord {
     /// Format of this file; 1.
     pub schema: u32,

@@ -27,11 +27,11 @@ use super::hint::shm_hint;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
-use crate::artifact::{self, ArtifactStore, SaveRequest};
+use crate::artifact::Uploader;
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
-use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError, TagName};
+use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError};
 use crate::sys;
 use crate::words::{describe, printable};
 
@@ -56,9 +56,11 @@ pub(super) fn main() -> ExitCode {
     }
 }
 
-struct Life {
-    request: Request,
-    run: RunDir,
+pub(super) struct Life {
+    pub(super) request: Request,
+    pub(super) run: RunDir,
+    /// Sends artifacts to their bucket while the run goes on.
+    pub(super) uploader: Option<Uploader>,
     audience: Audience,
     signals: SignalFd,
     /// The run's lock: held until this process ends, however it ends.
@@ -82,7 +84,7 @@ impl Life {
         sys::bind_lock_to_process(&lock)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
-        Ok(Self { request, run, audience, signals, _lock: lock, stdin: descriptors.next() })
+        Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, stdin: descriptors.next() })
     }
 
     fn live(&mut self) {
@@ -104,6 +106,7 @@ impl Life {
         let mut recorded = self.record_exit(&exit);
         recorded = self.save_artifacts(&exit).unwrap_or(recorded);
         self.set_tag();
+        self.touch_caches();
         for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
             self.warn(warning);
         }
@@ -117,6 +120,8 @@ impl Life {
 
     fn run_container(&mut self) -> Result<Exit, StartFailure> {
         self.audience.open(&self.run.control()).map_err(system("listen to other commands"))?;
+        // Before we leave the machine's mount namespace, which it stays in.
+        self.start_uploader();
         self.isolate().map_err(system("set up the supervisor"))?;
         let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
         let rootfs = self.make_rootfs()?;
@@ -167,7 +172,7 @@ impl Life {
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
         };
-        let relay = Relay::new(watched, &mut self.audience, &self.signals, output, log)
+        let relay = Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &self.signals, output, log)
             .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;
@@ -265,85 +270,18 @@ impl Life {
         }
     }
 
-    /// Saves the artifacts and records that; `None` when there are none.
-    fn save_artifacts(&mut self, exit: &Exit) -> Option<Result<(), StoreError>> {
-        if self.request.artifacts.is_empty() {
-            return None;
-        }
-        let outcome = match RunState::after(exit) {
-            RunState::Done => artifact::Outcome::Done,
-            RunState::Stopped | RunState::Interrupted => artifact::Outcome::Interrupted,
-            RunState::Aborted => return Some(self.give_up_artifacts(exit)),
-            _ => artifact::Outcome::Failed,
-        };
-        let saved = ArtifactStore::new(self.request.artifact_store.clone()).save(&SaveRequest {
-            run: &self.request.record.name,
-            run_dir: self.run.path(),
-            prepared: &self.request.artifacts,
-            outcome,
-            owner: self.request.artifact_owner,
-            saved_at: Timestamp::now(),
-        });
-        match saved {
-            Ok(saved) => {
-                for warning in saved.warnings {
-                    self.warn(warning.to_string());
-                }
-                self.tell(&Event::Saved { files: saved.files, bytes: saved.bytes.0 });
-            }
-            Err(error) => {
-                // What could not be saved stays in the run's directory, so that nothing is lost.
-                self.request.record.remove = false;
-                self.warn(format!("artifacts were not saved: {}", describe(&error)));
-            }
-        }
-        self.request.record.state = RunState::after(exit);
-        Some(self.run.write_record(&self.request.record))
-    }
-
-    /// Gives a run that has ended well the tag that was asked for.
-    fn set_tag(&mut self) {
-        let record = &self.request.record;
-        let Some(tag) = &record.tag else { return };
-        if record.state != RunState::Done || self.run.has_unsaved_artifacts() {
-            let hint = format!("hint: `dockless tags add {tag} {}` sets it", record.name);
-            return self.warn(format!("the tag `{tag}` was not set, because the run did not end well\n{hint}"));
-        }
-        let tags = Store::at(self.request.store.clone()).tags();
-        let set = tag
-            .parse()
-            .map_err(|error| describe(&error))
-            .and_then(|tag: TagName| tags.set(&tag, &record.name, &now()).map_err(|error| describe(&error)));
-        match set {
-            Ok(Some(before)) if before != record.name => {
-                self.warn(format!("the tag `{tag}` named run `{before}` before"));
-            }
-            Ok(_) => {}
-            Err(why) => self.warn(format!("the tag `{tag}` was not set: {why}")),
-        }
-    }
-
-    /// Somebody wanted nothing of it to stay.
-    fn give_up_artifacts(&mut self, exit: &Exit) -> Result<(), StoreError> {
-        let store = ArtifactStore::new(self.request.artifact_store.clone());
-        let given_up = store.give_up(&self.request.record.name, self.run.path());
-        self.warn_if(given_up.map_err(|error| describe(&error)));
-        self.request.record.state = RunState::after(exit);
-        self.run.write_record(&self.request.record)
-    }
-
-    fn warn_if(&mut self, result: Result<(), String>) {
+    pub(super) fn warn_if(&mut self, result: Result<(), String>) {
         if let Err(text) = result {
             self.warn(text);
         }
     }
 
-    fn warn(&mut self, text: String) {
+    pub(super) fn warn(&mut self, text: String) {
         self.tell(&Event::Warning { text });
     }
 
     /// Whoever listened may be gone; the run does not depend on it.
-    fn tell(&mut self, event: &Event) {
+    pub(super) fn tell(&mut self, event: &Event) {
         self.audience.tell(event);
     }
 }

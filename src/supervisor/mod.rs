@@ -17,6 +17,7 @@ mod log;
 mod mask;
 pub mod protocol;
 mod relay;
+mod save;
 mod sweep;
 mod tail;
 

@@ -17,7 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::mask::Masker;
-use crate::artifact::Prepared;
+use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
 use crate::rootfs::Choice;
 use crate::store::{Exit, RunRecord};
@@ -51,6 +51,8 @@ pub struct Request {
     pub memory_limit: Option<ByteSize>,
     /// Where artifacts are saved.
     pub artifact_store: PathBuf,
+    /// How they get to their bucket, when they go to one.
+    pub upload: Option<UploadRequest>,
     /// Directories to be saved when the run ends.
     pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.

@@ -19,7 +19,8 @@ use nix::unistd::Pid;
 use super::audience::{Audience, Heard, Seat};
 use super::log::{LogWriter, Stream};
 use super::mask::{MaskedStream, Masker};
-use super::protocol::{Conduct, Order, StopReason};
+use super::protocol::{Conduct, Event, Order, StopReason};
+use crate::artifact::{UploadEvent, Uploader};
 use crate::container::Cgroup;
 use crate::store::ExitReason;
 use crate::sys;
@@ -182,6 +183,8 @@ pub(super) struct Watched<'a> {
 pub(super) struct Relay<'a> {
     watched: Watched<'a>,
     audience: &'a mut Audience,
+    /// `None` when there is none, or none any more.
+    uploader: Option<&'a mut Uploader>,
     signals: &'a SignalFd,
     flows: [Flow; 2],
     log: LogWriter,
@@ -195,6 +198,7 @@ pub(super) struct Relay<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Signals,
+    Uploader,
     Init,
     Flow(usize),
     Seat(Seat),
@@ -204,6 +208,7 @@ impl<'a> Relay<'a> {
     pub(super) fn new(
         watched: Watched<'a>,
         audience: &'a mut Audience,
+        uploader: Option<&'a mut Uploader>,
         signals: &'a SignalFd,
         (stdout, stderr): (OwnedFd, OwnedFd),
         log: LogWriter,
@@ -216,7 +221,7 @@ impl<'a> Relay<'a> {
             Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()), &masker)?,
         ];
         let outcome = Outcome::default();
-        Ok(Self { watched, audience, signals, flows, log, ended: false, kill_at: None, outcome })
+        Ok(Self { watched, audience, uploader, signals, flows, log, ended: false, kill_at: None, outcome })
     }
 
     /// Runs until init has ended and all it wrote has been passed on.
@@ -234,6 +239,9 @@ impl<'a> Relay<'a> {
             if places.contains(&Place::Signals) {
                 self.take_signal();
             }
+            if places.contains(&Place::Uploader) {
+                self.hear_uploader();
+            }
             self.hear(&places);
             self.ended |= places.contains(&Place::Init);
         }
@@ -247,6 +255,10 @@ impl<'a> Relay<'a> {
         for (seat, fd) in self.audience.seats() {
             places.push(Place::Seat(seat));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        if let Some(uploader) = &self.uploader {
+            places.push(Place::Uploader);
+            fds.push(PollFd::new(uploader.socket(), PollFlags::POLLIN));
         }
         if !self.ended {
             places.push(Place::Init);
@@ -311,6 +323,21 @@ impl<'a> Relay<'a> {
             }
         }
         self.audience.dismiss(ended_guests);
+    }
+
+    fn hear_uploader(&mut self) {
+        let Some(uploader) = &mut self.uploader else { return };
+        let Ok(events) = uploader.read_events() else {
+            // Another one saves everything at the end.
+            self.uploader = None;
+            let text = "the uploader was killed: nothing more is uploaded before the run's end".to_owned();
+            return self.audience.tell(&Event::Warning { text });
+        };
+        for event in events {
+            if let UploadEvent::Warning { text } = event {
+                self.audience.tell(&Event::Warning { text });
+            }
+        }
     }
 
     fn lose_client(&mut self) {

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::ARGV0;
 use super::clean::clean_up;
-use crate::artifact::{ArtifactError, ArtifactStore, Outcome, SaveRequest};
+use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
 use crate::container::{Cgroup, HostError, boot_id};
 use crate::store::{Exit, ExitReason, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
 use crate::sys::Lock;
@@ -74,15 +74,7 @@ fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, Sw
         if let Ok(cgroup) = Cgroup::of(&record.id) {
             cgroup.kill_all();
         }
-        if let Err(error) = save_artifacts(&ArtifactStore::new(store.artifacts()), run, &record) {
-            let place = run.artifacts();
-            told.push(format!(
-                "artifacts of run `{}` stay in `{}`: {}",
-                record.name,
-                place.display(),
-                describe(&error)
-            ));
-        }
+        told.extend(save_artifacts(store, run, &record));
     }
     if !record.state.is_final() {
         let boot = boot_id().map_err(SweepError::Boot)?;
@@ -102,18 +94,34 @@ fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, Sw
     Ok(told)
 }
 
-/// What the supervisor did not come to. The owner is not known any more; what root wrote stays root's.
-fn save_artifacts(store: &ArtifactStore, run: &RunDir, record: &RunRecord) -> Result<(), ArtifactError> {
-    let prepared = store.prepared(&record.name, run.path())?;
-    store.save(&SaveRequest {
-        run: &record.name,
-        run_dir: run.path(),
-        prepared: &prepared,
-        outcome: Outcome::Interrupted,
-        owner: None,
-        saved_at: Timestamp::now(),
-    })?;
-    Ok(())
+/// What the supervisor did not come to. The owner is not known any more; what root wrote stays root's. Tells what stays
+/// unsaved.
+fn save_artifacts(store: &Store, run: &RunDir, record: &RunRecord) -> Option<String> {
+    let local = match record.artifact_store.as_deref().map(str::parse) {
+        None | Some(Err(_)) => store.artifacts(),
+        Some(Ok(ArtifactStoreUrl::Local(directory))) => directory,
+        // Nobody but the user has the keys.
+        Some(Ok(ArtifactStoreUrl::S3(url))) => {
+            let name = &record.name;
+            return Some(format!(
+                "artifacts of run `{name}` are not in `{url}` yet\nhint: `dockless artifacts save {name}` uploads them"
+            ));
+        }
+    };
+    let saved = ArtifactStore::new(local.clone()).prepared(&record.name, run.path()).and_then(|prepared| {
+        ArtifactStore::new(local).save(&SaveRequest {
+            run: &record.name,
+            run_dir: run.path(),
+            prepared: &prepared,
+            outcome: Outcome::Interrupted,
+            owner: None,
+            saved_at: Timestamp::now(),
+        })
+    });
+    let place = run.artifacts();
+    saved
+        .err()
+        .map(|error| format!("artifacts of run `{}` stay in `{}`: {}", record.name, place.display(), describe(&error)))
 }
 
 /// Ends what a killed supervisor was forking that moment: copies of it that were not init yet and so were not tied to its

@@ -37,7 +37,9 @@ pub fn check_all(workflows: &[Workflow]) -> Vec<Mistake> {
     for workflow in workflows {
         if let Err(mistake) = graph.visit(workflow, &mut done) {
             mistakes.push(mistake);
-            done.values_mut().for_each(|through| *through = true);
+            for through in done.values_mut() {
+                *through = true;
+            }
         }
     }
     mistakes

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use super::file::{self, Artifact, Dependency, Entrypoint, EnvEntry, Gpu, Port, RegistryAuth, Resources, Workflow};
 use super::mistake::{Mistake, Problem, shown};
+use super::numbers;
 use super::source::{At, Source, Span, Text};
 use crate::image::{ByteSize, Reference};
 use crate::words::nearest;
@@ -287,11 +288,11 @@ pub fn resolve(workflow: &Workflow, values: &Values<'_>) -> Result<Resolved, Mis
         artifacts: fill.artifacts(&workflow.artifacts)?,
         cache: fill.list("cache", workflow.cache.as_ref(), Filler::plain)?,
         deps: fill.list("deps", workflow.deps.as_ref(), Filler::dependency)?,
-        ports: fill.list("ports", workflow.ports.as_ref(), |fill, key, at| fill.value(key, at, file::port))?,
-        free_ports: fill.typed("ports", workflow.free_ports.as_ref(), file::free_ports_text)?,
-        cpu: fill.typed("cpu", cpu.as_ref(), file::cpus)?,
-        memory: fill.typed("memory", memory.as_ref(), file::size_text)?,
-        shm_size: fill.typed("shm_size", shm_size.as_ref(), file::size_text)?,
+        ports: fill.list("ports", workflow.ports.as_ref(), |fill, key, at| fill.value(key, at, numbers::port))?,
+        free_ports: fill.typed("ports", workflow.free_ports.as_ref(), numbers::free_ports_text)?,
+        cpu: fill.typed("cpu", cpu.as_ref(), numbers::cpus)?,
+        memory: fill.typed("memory", memory.as_ref(), numbers::size_text)?,
+        shm_size: fill.typed("shm_size", shm_size.as_ref(), numbers::size_text)?,
         gpu: gpu.as_ref().map(|gpu| fill.gpu(gpu)).transpose()?,
         interruptible: interruptible.as_ref().is_some_and(|at| at.value),
         registry_auth: fill.registry_auth(workflow.registry_auth.as_ref())?,
@@ -537,9 +538,9 @@ impl Filler<'_> {
 
     fn gpu(&mut self, At { value, span }: &At<Gpu>) -> Result<Given<ResolvedGpu>, Mistake> {
         let Gpu { count, name, memory } = value;
-        let count = self.value("gpu", &At { value: count.clone(), span: *span }, file::gpu_count)?.value;
+        let count = self.value("gpu", &At { value: count.clone(), span: *span }, numbers::gpu_count)?.value;
         let name = self.optional("name", name.as_ref())?.map(|name| name.value);
-        let memory = self.typed("memory", memory.as_ref(), file::size_text)?.map(|memory| memory.value);
+        let memory = self.typed("memory", memory.as_ref(), numbers::size_text)?.map(|memory| memory.value);
         Ok(Given { value: ResolvedGpu { count, name, memory }, place: Place::File(*span) })
     }
 

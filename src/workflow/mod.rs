@@ -18,6 +18,7 @@ pub mod show;
 mod commands;
 mod fields;
 mod mistake;
+mod numbers;
 mod program;
 mod source;
 #[cfg(test)]

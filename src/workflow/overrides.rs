@@ -9,6 +9,7 @@ use std::fmt;
 use super::file::{self, EnvEntry, Port};
 use super::interpolate::{Filled, Given, Place, Resolved, ResolvedGpu, Values};
 use super::mistake::{Mistake, Problem, shown};
+use super::numbers;
 use crate::artifact::ArtifactPath;
 use crate::image::ByteSize;
 
@@ -65,7 +66,7 @@ impl Overrides {
             add_artifact(workflow, given("--artifact", path), mount);
         }
         for text in &self.ports {
-            let port: Port = parsed("--ports", text, file::port)?;
+            let port: Port = parsed("--ports", text, numbers::port)?;
             workflow.ports.retain(|other| other.value.container != port.container);
             workflow.ports.push(given("--ports", port));
         }
@@ -73,7 +74,7 @@ impl Overrides {
             workflow.working_dir = Some(given("--workdir", dir.clone()));
         }
         if let Some(text) = &self.cpu {
-            workflow.cpu = Some(given("--cpu", parsed("--cpu", text, file::cpus)?));
+            workflow.cpu = Some(given("--cpu", parsed("--cpu", text, numbers::cpus)?));
         }
         if let Some(text) = &self.memory {
             workflow.memory = Some(given("--memory", size("--memory", text)?));
@@ -85,7 +86,7 @@ impl Overrides {
     }
 
     fn gpu(&self, workflow: &mut Resolved) -> Result<(), Mistake> {
-        let count = self.gpu.as_deref().map(|text| parsed("--gpu", text, file::gpu_count)).transpose()?;
+        let count = self.gpu.as_deref().map(|text| parsed("--gpu", text, numbers::gpu_count)).transpose()?;
         let memory = self.gpu_memory.as_deref().map(|text| size("--gpu-memory", text)).transpose()?;
         let (flag, other) = match (&self.gpu, &self.gpu_name, &self.gpu_memory) {
             (None, None, None) => return Ok(()),
@@ -141,7 +142,7 @@ fn add_artifact(workflow: &mut Resolved, path: Given<String>, mount: bool) {
 }
 
 fn size(flag: &'static str, text: &str) -> Result<ByteSize, Mistake> {
-    parsed(flag, text, file::size_text)
+    parsed(flag, text, numbers::size_text)
 }
 
 fn parsed<T>(flag: &'static str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Mistake> {

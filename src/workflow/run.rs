@@ -9,6 +9,7 @@ use super::interpolate::{Filled, ResolvedDependency, Values, resolve};
 use super::overrides::Overrides;
 use super::plan::{Credentials, GpuRequest, PROJECT_DIR, Plan, builtin_env, plan};
 use super::show::Shown;
+use crate::artifact::ArtifactStoreUrl;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
 use crate::engine::resources::{AskedGpus, size_in_words};
@@ -63,6 +64,8 @@ pub struct Circumstances<'a> {
     pub free_ports: Vec<Port>,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
+    /// Where artifacts are saved; `None` for the store's own directory.
+    pub artifact_store: Option<ArtifactStoreUrl>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
     /// The run goes on without whoever starts it.
@@ -103,6 +106,7 @@ pub fn request(
         options,
         rootfs: Choice::Auto,
         artifacts: plan.artifacts.clone(),
+        artifact_store: circumstances.artifact_store,
         artifact_owner,
         remove: false,
         keep: false,

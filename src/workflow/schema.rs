@@ -255,7 +255,7 @@ fn scalars() -> Map<String, Value> {
         ("cpu", any_of([json!({ "type": "number", "minimum": MIN_CPUS }), text_of(number), form("template")])),
         ("count", any_of([whole(u32::MAX), text_of(r"^\+?[0-9]+$"), form("template")])),
         ("port", any_of([port, text_of(r"^0*[1-9][0-9]{0,4}(:0*[1-9][0-9]{0,4})?$"), form("template")])),
-        ("port_count", any_of([whole(MAX_FREE_PORTS.into()), text_of(r"^0*([0-9]{1,2}|100)$")])),
+        ("port_count", any_of([whole(MAX_FREE_PORTS.into()), text_of(r"^0*([0-9]{1,2}|100)$"), form("template")])),
         ("variable", pattern(r"^[^\s=]+(=[\s\S]*)?$")),
         ("short_dependency", pattern(r"^(?!:$)[\s\S]+$")),
     ]

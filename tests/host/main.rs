@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod base;
+mod buckets;
 mod crash;
 mod early;
 mod ends;

@@ -115,8 +115,8 @@ fn random(path: &Path, mib: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-fn said(error: ArtifactError) -> String {
-    dockless::words::describe(&error)
+fn said(error: &ArtifactError) -> String {
+    dockless::words::describe(error)
 }
 
 /// Everything below a directory: mode, owner, time, and what it holds or says.
@@ -216,6 +216,7 @@ fn what_is_saved_in_a_bucket_comes_back_as_it_was() {
     let out = fixture.dir.path().join("out");
     assert_eq!(block_on(remote.copy_out(&fixture.run, None, &out)).unwrap().files, 12);
     assert_eq!(fs::read_to_string(out.join("logs/log")).unwrap(), "line");
+    assert_eq!(fs::read_dir(out.join("models")).unwrap().count(), 0);
     let again = block_on(remote.copy_out(&fixture.run, None, &out));
     assert!(matches!(again, Err(ArtifactError::Exists { .. })), "{again:?}");
     let one = fixture.dir.path().join("one");
@@ -256,7 +257,7 @@ fn a_bucket_that_goes_away_in_mid_save_loses_nothing_and_the_rest_is_sent_later(
     random(&prepared[0].host_dir.join("large"), 96);
     fs::write(prepared[0].host_dir.join("small"), "small").unwrap();
     line.cut_after(80 << 20);
-    let error = said(fixture.save().unwrap_err());
+    let error = said(&fixture.save().unwrap_err());
     let kept_in = fixture.run_dir().join("artifacts");
     assert!(error.contains("the artifacts of run `clever-otter-1` are not saved: "), "{error}");
     assert!(error.contains(&format!("hint: they stay in `{}`", kept_in.display())), "{error}");
@@ -295,7 +296,7 @@ fn an_uploader_that_is_killed_leaves_what_another_goes_on_with() {
     let parts = || fs::read_to_string(&journal).unwrap_or_default().matches(r#""what":"part""#).count();
     assert!(wait_until(|| parts() >= 8));
     kill(Pid::from_raw(i32::try_from(uploader.pid()).unwrap()), Signal::SIGKILL).unwrap();
-    let error = said(uploader.finish(&finish(), drop).unwrap_err());
+    let error = said(&uploader.finish(&finish(), drop).unwrap_err());
     assert!(error.contains("uploader"), "{error}");
     line.slow_down(0);
     let (before, kept) = (line.quiet(), parts() as u64);
@@ -341,7 +342,7 @@ fn a_bucket_that_lets_nobody_in_says_why() {
     };
     let claim = |bucket: &str, settings: &RemoteSettings| {
         let remote = Remote::new(&url(bucket), settings).unwrap();
-        said(block_on(remote.claim(&fixture.run, "id", &[])).unwrap_err())
+        said(&block_on(remote.claim(&fixture.run, "id", &[])).unwrap_err())
     };
     for (settings, code) in [
         (with("AWS_SECRET_ACCESS_KEY", "another-secret"), "SignatureDoesNotMatch"),
@@ -467,7 +468,7 @@ fn what_was_changed_in_the_bucket_is_not_taken() {
     fixture.save().unwrap();
     fs::write(fixture.object("files/output/file"), "wrong").unwrap();
     let local = ArtifactStore::new(fixture.dir.path().join("cache"));
-    let error = said(block_on(fixture.remote().fetch(&fixture.run, &local)).unwrap_err());
+    let error = said(&block_on(fixture.remote().fetch(&fixture.run, &local)).unwrap_err());
     assert!(error.contains("files/output/file` is damaged: expected 5 bytes with the sha256"), "{error}");
     assert!(matches!(local.manifest(&fixture.run), Err(ArtifactError::NoArtifacts { .. })));
     assert_eq!(fs::read_dir(local.directory()).unwrap().count(), 0);

@@ -186,7 +186,6 @@ const WRONG: &[&str] = &[
     "image: x\ndeps: [{}]",
     "image: x\ndeps: [{run: a}]",
     "image: x\nports: 8080",
-    "image: x\nports: ${{ env.COUNT }}",
     "image: x\nports: [0]",
     "image: x\nports: [70000]",
     "image: x\nports: ['80:']",

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::sleep;
 
 use super::error::RemoteError;
 use super::save::{Finish, Session, UploadRequest};
+use super::take::not_saved;
 use crate::artifact::error::ArtifactError;
 use crate::artifact::save::Saved;
 use crate::store::RunName;
@@ -72,7 +73,7 @@ pub struct Uploader {
     socket: UnixStream,
     unread: Vec<u8>,
     run: RunName,
-    kept_in: std::path::PathBuf,
+    run_dir: PathBuf,
 }
 
 impl Uploader {
@@ -96,10 +97,18 @@ impl Uploader {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed("start"))?;
-        let kept_in = request.run_dir.join("artifacts");
-        let uploader = Self { child, socket, unread: Vec::new(), run: request.run.clone(), kept_in };
+        let uploader =
+            Self { child, socket, unread: Vec::new(), run: request.run.clone(), run_dir: request.run_dir.clone() };
         uploader.send(request).map_err(failed("talk to"))?;
         Ok(uploader)
+    }
+
+    /// Whether the process still runs.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::empty())];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(rustix::event::PollFlags::HUP)
     }
 
     /// Readable when there are events, or when the process is gone.
@@ -168,7 +177,7 @@ impl Uploader {
                 }
             }
         });
-        told.map_err(|told| RemoteError::NotSaved { run: self.run.clone(), told, kept_in: self.kept_in.clone() }.into())
+        told.map_err(|told| not_saved(self.run.clone(), &self.run_dir, told))
     }
 
     fn send(&self, message: &impl Serialize) -> io::Result<()> {

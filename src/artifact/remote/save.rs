@@ -214,6 +214,10 @@ impl Session {
             self.transfer.abort(&path, &multipart).await?;
         }
         let entries = self.entries(&scan);
+        if entries.len() != scan.found.len() {
+            let gone = std::io::Error::other("files went away while they were saved");
+            return Err(ArtifactError::io("save", &self.request.run_dir.join("artifacts"))(gone));
+        }
         let index = self.put_index(&entries).await?;
         let manifest = manifest(&self.request, finish, &scan.tallies);
         self.put_manifest(FINAL, &manifest, &index).await?;
@@ -234,7 +238,7 @@ impl Session {
 
     fn remove_staging(&self) -> Result<(), ArtifactError> {
         let run_dir = &self.request.run_dir;
-        remove_tree(run_dir, &run_dir.join("artifacts"))?;
+        remove_tree(&run_dir.join("artifacts"))?;
         Journal::remove(run_dir);
         Ok(())
     }

@@ -243,3 +243,55 @@ impl Scanner<'_> {
         self.tally.lost_attributes += u64::from(names.any(may_keep));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::artifact::path::Declared;
+    use crate::artifact::remote::prepare_remote;
+
+    #[test]
+    fn a_run_that_goes_on_may_remove_what_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let declared = Declared::new("out".parse().unwrap(), true, Path::new("/workflow"), None).unwrap();
+        let prepared = prepare_remote(&"a".parse().unwrap(), dir.path(), &[declared]).unwrap();
+        let (top, done) = (prepared[0].host_dir.clone(), AtomicBool::new(false));
+        std::fs::write(top.join("steady"), "x").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::create_dir_all(top.join("a/b")).unwrap();
+                    std::fs::write(top.join("a/b/c"), "").unwrap();
+                    std::os::unix::fs::symlink("x", top.join("a/link")).unwrap();
+                    std::fs::remove_dir_all(top.join("a")).unwrap();
+                }
+            });
+            for _ in 0..300 {
+                let scanned = scan(&prepared, Moment::Live, None);
+                let found = scanned.map(|scan| scan.found.contains_key("files/out/steady"));
+                done.store(found.is_err(), Ordering::Relaxed);
+                assert!(found.unwrap());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_file_that_was_just_changed_is_not_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let stamp = Stamp::of(&rustix::fs::stat(&path).unwrap());
+        assert!(!stamp.is_settled());
+        std::thread::sleep(2 * TICK);
+        assert!(stamp.is_settled());
+        let (found, _) = open_source(dir.path(), Path::new("file")).unwrap().unwrap();
+        drop(found);
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        assert!(open_source(dir.path(), Path::new("link")).unwrap().is_none());
+        assert!(open_source(dir.path(), Path::new("none")).unwrap().is_none());
+        assert!(open_source(dir.path(), Path::new("")).unwrap().is_none());
+    }
+}

@@ -1,5 +1,6 @@
 //! The store as a command sees it: claim, save again, list, copy, fetch, remove. Needs a tokio runtime.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -16,13 +17,13 @@ use super::url::S3Url;
 use crate::artifact::error::ArtifactError;
 use crate::artifact::manifest::{Manifest, SavedArtifact};
 use crate::artifact::path::{ArtifactPath, Declared};
-use crate::artifact::save::Saved;
-use crate::artifact::store::{ArtifactStore, make_parents, remove_tree, write_manifest};
+use crate::artifact::save::{Saved, summary};
+use crate::artifact::store::{ArtifactStore, FETCHING, make_parents, make_private, remove_tree, write_manifest};
 use crate::artifact::take::{Copied, FileKind, ListedFile, Listing};
 use crate::artifact::tree::open_top;
 use crate::image::ByteSize;
 use crate::store::RunName;
-use std::os::fd::AsFd;
+use crate::words::describe;
 
 /// Largest index that is read: some three million files.
 const MAX_INDEX_BYTES: u64 = 1 << 30;
@@ -46,7 +47,20 @@ struct Found {
 ///
 /// The caller holds the run's lock. `request.prepared` comes from [`prepared_remote`](super::prepared_remote).
 pub async fn save_remote(request: UploadRequest, finish: &Finish) -> Result<Saved, ArtifactError> {
-    Session::begin(request).await?.finish(finish).await
+    let (run, run_dir) = (request.run.clone(), request.run_dir.clone());
+    if request.prepared.is_empty() {
+        // Nothing is left to be saved: all is, or there never was anything.
+        let manifest = Remote::new(&request.url, &request.settings)?.manifest(&run).await?;
+        let saved = manifest.saved_at.is_some().then(|| summary(&manifest, Vec::new()));
+        return saved.ok_or(ArtifactError::NoArtifacts { run });
+    }
+    let saved = async { Session::begin(request).await?.finish(finish).await };
+    saved.await.map_err(|error| not_saved(run, &run_dir, describe(&error)))
+}
+
+/// What is told when a save fails.
+pub(super) fn not_saved(run: RunName, run_dir: &Path, told: String) -> ArtifactError {
+    RemoteError::NotSaved { run, told, kept_in: run_dir.join("artifacts") }.into()
 }
 
 impl Remote {
@@ -138,10 +152,13 @@ impl Remote {
                 .retain(|(path, entry)| path.starts_with(&wanted) || entry.kind == EntryKind::Directory && above(path));
             found.manifest.artifacts.retain(|artifact| wanted.starts_with(artifact.path.store_path()));
         }
+        check_free(&found, path, destination)?;
         let parent = destination.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
         let temporary = parent.join(format!(".dockless-{run}-{}", std::process::id()));
+        // Whoever has guessed the name must not have it.
+        make_private(&temporary)?;
         let copied = self.copy_through(run, &found, &temporary, path, destination).await;
-        drop(remove_tree(parent, &temporary));
+        drop(remove_tree(&temporary));
         copied
     }
 
@@ -154,7 +171,6 @@ impl Remote {
         destination: &Path,
     ) -> Result<Copied, ArtifactError> {
         let store = ArtifactStore::new(temporary.to_owned());
-        make_parents(temporary)?;
         self.download(found, &temporary.join(run.as_str())).await?;
         store.copy_out(run, path, destination)
     }
@@ -170,15 +186,15 @@ impl Remote {
             return Ok(found.manifest);
         }
         make_parents(into.directory())?;
-        let fetching = into.directory().join(format!(".removing-fetch-{run}-{}", std::process::id()));
-        remove_tree(into.directory(), &fetching)?;
+        let fetching = into.directory().join(format!("{FETCHING}{run}-{}", std::process::id()));
+        remove_tree(&fetching)?;
         let downloaded = self.download(&found, &fetching).await;
         let place = into.directory().join(run.as_str());
         let published = downloaded.and_then(|()| {
             into.remove(run)?;
             std::fs::rename(&fetching, &place).map_err(ArtifactError::io("publish", &place))
         });
-        published.inspect_err(|_| drop(remove_tree(into.directory(), &fetching)))?;
+        published.inspect_err(|_| drop(remove_tree(&fetching)))?;
         Ok(found.manifest)
     }
 
@@ -250,6 +266,26 @@ impl Remote {
     fn damaged(&self, run: &RunName, why: &str) -> ArtifactError {
         RemoteError::Damaged { object: self.client.shown(&self.key(run)), why: why.to_owned() }.into()
     }
+}
+
+/// Nothing may be in the way of a copy; looked at before all is downloaded, and again by the copy itself.
+fn check_free(found: &Found, path: Option<&str>, destination: &Path) -> Result<(), ArtifactError> {
+    let check = |path: PathBuf| match path.symlink_metadata() {
+        Ok(_) => Err(ArtifactError::Exists { path }),
+        Err(_) => Ok(()),
+    };
+    if let Some(path) = path {
+        let name = Path::new(path).file_name().unwrap_or_default();
+        return check(if destination.is_dir() { destination.join(name) } else { destination.to_owned() });
+    }
+    for (path, entry) in found.entries.iter().filter(|(_, entry)| entry.kind != EntryKind::Directory) {
+        if let Some(listed) = listed(&found.manifest, path, entry) {
+            // Declared paths begin with `/` or `~/`; copies go below the destination all the same.
+            let place = listed.path.strip_prefix("/").or_else(|_| listed.path.strip_prefix("~"));
+            check(destination.join(place.unwrap_or(&listed.path)))?;
+        }
+    }
+    Ok(())
 }
 
 fn artifact_of<'a>(manifest: &'a Manifest, path: &Path) -> Option<&'a SavedArtifact> {

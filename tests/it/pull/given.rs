@@ -25,7 +25,8 @@ fn engine(dir: &Path, hosts: &[String]) -> Option<Engine> {
     }
     let mut registry = quick();
     registry.auth_files = vec![file(&dir.join("auth.json"), &json!({ "auths": auths }).to_string())];
-    let settings = engine::Settings { root: dir.join("root"), state: dir.join("state"), registry };
+    let bucket = engine::BucketVariables::default();
+    let settings = engine::Settings { root: dir.join("root"), state: dir.join("state"), registry, bucket };
     have_root().then(|| Engine::open(settings).unwrap().0)
 }
 
