@@ -163,7 +163,8 @@ fn cpus_in_words(cpus: f64) -> String {
 }
 
 /// A size as people have written it: decimal when it is round in decimal units only.
-fn size_in_words(size: ByteSize) -> String {
+#[must_use]
+pub fn size_in_words(size: ByteSize) -> String {
     const UNITS: [(u64, &str); 4] = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];
     let is_binary = size.0.is_multiple_of(1 << 20);
     let decimal = UNITS.iter().find(|(unit, _)| !is_binary && size.0 >= *unit && size.0.is_multiple_of(*unit));

@@ -12,7 +12,7 @@ use super::show::Shown;
 use crate::artifact::ArtifactStoreUrl;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
-use crate::engine::resources::AskedGpus;
+use crate::engine::resources::{AskedGpus, size_in_words};
 use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
@@ -173,7 +173,7 @@ fn options(plan: &Plan, project: &Path, env: Vec<EnvSetting>) -> Result<Options,
 }
 
 fn asked_gpus(GpuRequest { count, name, memory }: &GpuRequest) -> AskedGpus {
-    let words: Vec<String> = name.iter().cloned().chain(memory.map(|memory| memory.to_string())).collect();
+    let words: Vec<String> = name.iter().cloned().chain(memory.map(size_in_words)).collect();
     AskedGpus { count: *count, description: (!words.is_empty()).then(|| words.join(", ")) }
 }
 

@@ -1,8 +1,8 @@
-//! The image that most tests run in: busybox under all its names.
+//! The images that tests run in: for most busybox under all its names, for some a real Debian with Python.
 
 use std::sync::OnceLock;
 
-use crate::support::env::{TestEnv, have_root, skip, tool};
+use crate::support::env::{TestEnv, have, have_root, program, skip, tool};
 use crate::support::image::{Entry, ImageBuilder, Packing, pack};
 
 /// A layer with busybox, as it travels and as a tar. Made once, because it is the same for all tests.
@@ -57,4 +57,37 @@ pub(crate) fn app() -> Option<TestEnv> {
 pub(crate) fn empty() -> Option<TestEnv> {
     let can_run = have_root() && (cfg!(target_arch = "x86_64") || skip("test images are made for x86_64"));
     can_run.then(TestEnv::new)
+}
+
+/// The root of a real Debian 12 with Python 3.11 and pip, as a tar; the first time on a machine, minutes go by.
+fn debian_root() -> &'static [u8] {
+    static TAR: OnceLock<Vec<u8>> = OnceLock::new();
+    TAR.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/debian-root");
+        let output = program(script, ["python3", "python3-pip"]).output().expect("scripts/debian-root starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let path = String::from_utf8(output.stdout).expect("a path");
+        std::fs::read(path.trim()).expect("the archive that scripts/debian-root names")
+    })
+}
+
+/// An image of [`debian_root`]. As in images made for Python, pip may install into it.
+pub(crate) fn debian_image() -> ImageBuilder {
+    let tar = debian_root();
+    ImageBuilder::new()
+        .packing(Packing::Plain)
+        .raw_layer(tar, tar)
+        .packing(Packing::Plain)
+        .layer()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PIP_BREAK_SYSTEM_PACKAGES", "1")
+        .cmd(["bash"])
+}
+
+/// A place for a test with the image `ubuntu` in its store, which is [`debian_image`]; `None`, and a word about it, where
+/// there is no debootstrap to make it.
+pub(crate) fn debian() -> Option<TestEnv> {
+    let env = empty().filter(|_| have(&["debootstrap"]))?;
+    env.store_image("ubuntu", &debian_image().build());
+    Some(env)
 }

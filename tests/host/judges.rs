@@ -2,12 +2,11 @@
 //! store read by skopeo, our bundles run by runc.
 
 use std::fs;
-use std::path::Path;
 
-use crate::base::{app, base_image, empty};
+use crate::base::{app, base_image, debian_image, empty};
 use crate::registry_service::RegistryService;
 use crate::support::env::{TestEnv, finish, have, program, skip, tool};
-use crate::support::image::{ImageBuilder, Packing, pack};
+use crate::support::image::ImageBuilder;
 use crate::support::registry::base64;
 
 /// The layout of an image that was made by code.
@@ -140,11 +139,7 @@ fn a_real_debian_runs_under_limits() {
         return;
     }
     let Some(registry) = RegistryService::start() else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/debian-root");
-    let archive = tool(script.to_str().unwrap(), [""; 0]);
-    let tar = fs::read(archive.trim()).unwrap();
-    let image = ImageBuilder::new().raw_layer(pack(&tar, Packing::Gzip), tar).cmd(["bash"]);
-    let reference = registry.push(&layout(&env, image), "tag", "debian:12");
+    let reference = registry.push(&layout(&env, debian_image()), "tag", "debian:12");
     let limits = ["--cpus", "0.5", "-m", "128m", "--shm-size", "256m"];
     let script = "cat /etc/os-release; df -h /dev/shm; nproc";
     let output = env.container(&[&limits[..], &[&reference, "sh", "-c", script]].concat()).code(0);

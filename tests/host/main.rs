@@ -22,6 +22,7 @@ mod pull;
 mod registry_service;
 mod runs;
 mod s3;
+mod seed;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
