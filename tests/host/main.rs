@@ -9,6 +9,7 @@ mod crash;
 mod early;
 mod ends;
 mod exit;
+mod faults;
 mod images;
 mod isolation;
 mod judges;
