@@ -4,10 +4,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::args::{ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, TalkArgs};
-use super::context::{Context, artifact_store, block_on};
+use super::context::{Context, artifact_store, block_on, caller};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
-use super::workflow::caller;
 use crate::artifact::{FileKind, ListedFile};
 use crate::image::ByteSize;
 

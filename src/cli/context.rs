@@ -91,6 +91,12 @@ pub(super) fn artifact_store(args: &ArtifactStoreArgs) -> Result<Option<Artifact
     }))
 }
 
+/// Who started this, when root did it for somebody (sudo(8)).
+pub(super) fn caller() -> Option<(u32, u32)> {
+    let id = |name: &str| setting(name)?.parse::<u32>().ok();
+    Some((id("SUDO_UID")?, id("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
+}
+
 /// The directory that the user is in.
 #[expect(clippy::disallowed_methods, reason = "the working directory is read here only")]
 pub(super) fn current_dir() -> Result<PathBuf, CliError> {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::attend::start;
-use super::context::{Context, artifact_store, block_on, random};
+use super::context::{Context, artifact_store, block_on, caller, random};
 use super::exit::CliError;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::print_json;
-use super::workflow::caller;
 use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform};
 use crate::rootfs::ChoiceError;

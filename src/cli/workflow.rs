@@ -6,7 +6,7 @@ use super::args::{
     Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
 };
 use super::attend::start;
-use super::context::{Context, artifact_store, block_on, current_dir, setting, variable};
+use super::context::{Context, artifact_store, block_on, caller, current_dir, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
@@ -161,10 +161,4 @@ fn project(file: Option<&Path>) -> Result<Project, CliError> {
         Some(file) => named(file, &here)?,
         None => find(&here)?,
     })
-}
-
-/// Who started this, when root did it for somebody (sudo(8)).
-pub(super) fn caller() -> Option<(u32, u32)> {
-    let id = |name: &str| setting(name)?.parse::<u32>().ok();
-    Some((id("SUDO_UID")?, id("SUDO_GID")?)).filter(|(uid, _)| *uid != 0)
 }

@@ -5,14 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::inputs::{self, DepMount, InputRequest, Inputs};
+use super::inputs::{self, InputMount, InputRequest, Inputs};
+use super::places::{directory, recorded};
 use super::ports::{self, PortError};
 use super::resources::{Asked, Unmet, check, held};
-use super::shelves::{directory, recorded};
 use super::{EngineError, HostCheck, InputsWanted, RunRequest, prepare};
 use crate::artifact::ArtifactStore;
 use crate::container::{cpu_count, host_resources};
-use crate::spec::{Cpus, MemoryLimit, MountSetting, Network};
+use crate::spec::{Cpus, MemoryLimit, Network};
 use crate::store::{RunRecord, Store};
 
 /// A run that was let in.
@@ -22,14 +22,6 @@ pub(super) struct Admitted {
     pub(super) mounts: Vec<InputMount>,
     /// What was not there and not insisted on, in words.
     pub(super) warnings: Vec<String>,
-}
-
-/// A dep or a cache on its way into the container.
-pub(super) struct InputMount {
-    /// What it is, for people.
-    pub(super) what: String,
-    pub(super) container_path: PathBuf,
-    pub(super) setting: MountSetting,
 }
 
 /// Checks and writes the record. What the machine does not have is told before anything is fetched.
@@ -56,7 +48,7 @@ pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted,
     };
     let (deps, caches) = inputs.as_ref().map(|inputs| (inputs.runs(), inputs.cache_keys())).unwrap_or_default();
     let record = prepare::submit(request, deps, caches)?;
-    let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), mounts)?;
+    let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), Inputs::mounts)?;
     Ok(Admitted { record, mounts, warnings })
 }
 
@@ -85,21 +77,6 @@ fn inputs(store: &Store, request: &RunRequest) -> Result<Option<Inputs>, EngineE
         Ok(artifacts.saved(&record.name)?)
     };
     Ok(Some(inputs::resolve(store, &wanted, &mut saved)?))
-}
-
-fn mounts(inputs: &Inputs) -> Result<Vec<InputMount>, EngineError> {
-    let deps = inputs.deps.iter().map(|dep| {
-        let DepMount { run, request, host_dir, container_path } = dep;
-        let setting = MountSetting::bind_read_only("dep", host_dir, container_path)?;
-        let what = format!("an artifact of run `{run}` (dep {request})");
-        Ok(InputMount { what, container_path: container_path.clone(), setting })
-    });
-    let caches = inputs.caches.iter().map(|cache| {
-        let setting = MountSetting::bind("cache", &cache.host_dir, &cache.container_path)?;
-        let what = format!("the cache `{}`", cache.container_path.display());
-        Ok(InputMount { what, container_path: cache.container_path.clone(), setting })
-    });
-    deps.chain(caches).collect()
 }
 
 fn insist_or_warn<E: Into<EngineError>>(

@@ -72,6 +72,17 @@ pub struct Inputs {
     _kept: Lock,
 }
 
+/// A dep or a cache on its way into the container.
+#[derive(Debug, Clone)]
+pub struct InputMount {
+    /// What it is, for people.
+    pub what: String,
+    /// Where it goes.
+    pub container_path: PathBuf,
+    /// The mount.
+    pub setting: MountSetting,
+}
+
 /// Why a run cannot have what it wants of earlier ones.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -210,9 +221,18 @@ pub fn resolve(store: &Store, request: &InputRequest<'_>, fetch: &mut Fetch<'_>)
 
 impl Inputs {
     /// The mounts.
-    pub fn mounts(&self) -> Result<Vec<MountSetting>, SpecError> {
-        let deps = self.deps.iter().map(|dep| MountSetting::bind_read_only("dep", &dep.host_dir, &dep.container_path));
-        let caches = self.caches.iter().map(|it| MountSetting::bind("cache", &it.host_dir, &it.container_path));
+    pub fn mounts(&self) -> Result<Vec<InputMount>, SpecError> {
+        let deps = self.deps.iter().map(|dep| {
+            let DepMount { run, request, host_dir, container_path } = dep;
+            let setting = MountSetting::bind_read_only("dep", host_dir, container_path)?;
+            let what = format!("an artifact of run `{run}` (dep {request})");
+            Ok(InputMount { what, container_path: container_path.clone(), setting })
+        });
+        let caches = self.caches.iter().map(|cache| {
+            let setting = MountSetting::bind("cache", &cache.host_dir, &cache.container_path)?;
+            let what = format!("the cache `{}`", cache.container_path.display());
+            Ok(InputMount { what, container_path: cache.container_path.clone(), setting })
+        });
         deps.chain(caches).collect()
     }
 
@@ -448,7 +468,10 @@ mod tests {
         assert_eq!(mount.container_path, Path::new("/workflow/out"));
         assert!(mount.host_dir.join("new").exists());
         let mounts = inputs.mounts().unwrap();
-        assert!(matches!(&mounts[..], [MountSetting::Bind(bind)] if bind.is_read_only()), "{mounts:?}");
+        assert!(
+            matches!(&mounts[..], [InputMount { setting: MountSetting::Bind(bind), .. }] if bind.is_read_only()),
+            "{mounts:?}"
+        );
     }
 
     #[test]
@@ -553,7 +576,9 @@ mod tests {
         let request = InputRequest { caches: &caches, ..request(&[]) };
         let (one, two) = (resolved(&store, &request).unwrap(), resolved(&store, &request).unwrap());
         assert_eq!(one.cache_keys(), two.cache_keys());
-        assert!(matches!(&one.mounts().unwrap()[..], [MountSetting::Bind(bind)] if !bind.is_read_only()));
+        assert!(
+            matches!(&one.mounts().unwrap()[..], [InputMount { setting: MountSetting::Bind(bind), .. }] if !bind.is_read_only())
+        );
         let waited = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let remover = scope.spawn(|| {

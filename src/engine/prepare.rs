@@ -5,9 +5,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::admit::InputMount;
-use super::inputs::hidden;
-use super::shelves::directory;
+use super::inputs::{InputMount, hidden};
+use super::places::directory;
 use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE};
 use crate::artifact::{UploadRequest, prepare_remote};
 use crate::container::{Cgroup, boot_id, host_facts};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::shelves::{directory, recorded};
+use super::places::{directory, recorded};
 use crate::artifact::{ArtifactError, ArtifactStore, Outcome, Owner, SaveRequest, Saved};
 use crate::store::{ListedCache, RunDir, RunName, RunRecord, RunState, Store, StoreError, TagName, Used};
 use crate::sys::{Lock, disk_usage};

@@ -8,13 +8,14 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
+use super::places::recorded;
 use super::removal::{RemovalError, remove_artifacts, save_again};
 use super::{Engine, EngineError, RunRequest};
 use crate::artifact::{
     ArtifactError, ArtifactStore, ArtifactStoreUrl, Copied, Finish, Listing, Owner, Prepared, Remote, RemoteError,
     RemoteSettings, S3Url, Saved, UploadRequest, prepared_remote, save_remote,
 };
-use crate::store::{RunDir, RunName, RunRecord, Store, StoreError};
+use crate::store::{RunDir, RunName, RunRecord, StoreError};
 
 /// The variables that tell how a bucket is reached (`AWS_…`), as the caller found them. `Debug` shows their names.
 #[derive(Clone, Default)]
@@ -43,20 +44,6 @@ impl fmt::Debug for BucketVariables {
 enum Shelf {
     Directory(ArtifactStore),
     Bucket(S3Url),
-}
-
-/// The directory that a run's artifacts are in or go to, `None` for a bucket.
-pub(super) fn directory(store: &Store, url: Option<&ArtifactStoreUrl>) -> Option<ArtifactStore> {
-    match url {
-        None => Some(ArtifactStore::new(store.artifacts())),
-        Some(ArtifactStoreUrl::Local(directory)) => Some(ArtifactStore::new(directory.clone())),
-        Some(ArtifactStoreUrl::S3(_)) => None,
-    }
-}
-
-/// What a record says; a text that was damaged is the store's own directory.
-pub(super) fn recorded(record: &RunRecord) -> Option<ArtifactStoreUrl> {
-    record.artifact_store.as_deref()?.parse().ok()
 }
 
 impl Engine {
