@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::args::{ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, TalkArgs};
-use super::context::{Context, artifact_store, block_on, caller};
+use super::context::{Context, artifact_store, block_on, caller, owner};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
 use crate::artifact::{FileKind, ListedFile};
@@ -83,9 +83,10 @@ pub(super) fn remove(context: &Context, args: &ArtifactsRmArgs) -> Result<u8, Cl
 
 pub(super) fn save(context: &Context, args: &ArtifactsSaveArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
+    let owner = args.artifact_owner.as_deref().map(owner).transpose()?.or_else(caller);
     let engine = context.engine(None, printer)?;
     let run = engine.store().find_run(&args.run)?;
-    let saved = block_on(async { Ok(engine.save_artifacts(&run, caller(), Timestamp::now()).await?) })?;
+    let saved = block_on(async { Ok(engine.save_artifacts(&run, owner, Timestamp::now()).await?) })?;
     for warning in saved.warnings {
         printer.warn(&warning.to_string());
     }

@@ -10,6 +10,7 @@ use super::printer::Printer;
 use crate::artifact::ArtifactStoreUrl;
 use crate::engine::{BucketVariables, Engine, Settings};
 use crate::registry::{self, Secret};
+use crate::spec::MAX_ID;
 use crate::store::Store;
 
 /// Directories and verbosity that were given before the command.
@@ -89,6 +90,15 @@ pub(super) fn artifact_store(args: &ArtifactStoreArgs) -> Result<Option<Artifact
         ArtifactStoreUrl::Local(directory) => ArtifactStoreUrl::Local(absolute(&directory)),
         bucket @ ArtifactStoreUrl::S3(_) => bucket,
     }))
+}
+
+/// Reads `--artifact-owner`: `UID`, which is the group's number too, or `UID:GID`.
+pub(super) fn owner(text: &str) -> Result<(u32, u32), CliError> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id <= MAX_ID);
+    id(user).zip(id(group)).ok_or_else(|| {
+        CliError::Usage(format!("`--artifact-owner`: `{text}` is not an owner, expected `UID` or `UID:GID` in numbers"))
+    })
 }
 
 /// Who started this, when root did it for somebody (sudo(8)).

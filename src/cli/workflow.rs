@@ -6,14 +6,13 @@ use super::args::{
     Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
 };
 use super::attend::start;
-use super::context::{Context, artifact_store, block_on, caller, current_dir, variable};
+use super::context::{Context, artifact_store, block_on, caller, current_dir, owner, variable};
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
 use crate::engine::ports::free;
 use crate::engine::{EngineError, HostCheck};
 use crate::image::Platform;
-use crate::spec::MAX_ID;
 use crate::store::{SecretName, SecretNameError, Store};
 use crate::words::describe;
 use crate::workflow::check::Checker;
@@ -144,15 +143,6 @@ fn working_dir_is_there(plan: &Plan, project: &Path) -> Result<(), CliError> {
 fn secret(store: &Store, name: &str) -> Result<Option<String>, String> {
     let name: SecretName = name.parse().map_err(|error: SecretNameError| error.to_string())?;
     store.secrets().get(&name).map(|value| Some(value.expose().to_owned())).map_err(|error| describe(&error))
-}
-
-/// Reads `--artifact-owner`: `UID`, which is the group's number too, or `UID:GID`.
-fn owner(text: &str) -> Result<(u32, u32), CliError> {
-    let (user, group) = text.split_once(':').unwrap_or((text, text));
-    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id <= MAX_ID);
-    id(user).zip(id(group)).ok_or_else(|| {
-        CliError::Usage(format!("`--artifact-owner`: `{text}` is not an owner, expected `UID` or `UID:GID` in numbers"))
-    })
 }
 
 fn project(file: Option<&Path>) -> Result<Project, CliError> {

@@ -1,6 +1,7 @@
 //! Faults while artifacts are saved, and secrets in every disguise: nothing is lost, nothing leaks.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
@@ -55,8 +56,11 @@ fn a_full_artifact_disk_loses_nothing() {
         env.run(["artifacts", "save", &name]).refused(125, &["no space"]);
         env.run(["prune", "runs", "-f"]).code(0);
         disk.grow("64m");
-        env.run(["artifacts", "save", &name]).code(0);
+        env.run(["artifacts", "save", &name, "--artifact-owner", "me"]).refused(125, &["`me`", "`UID`"]);
+        env.run(["artifacts", "save", &name, "--artifact-owner", "1234:56"]).code(0);
         env.run(["artifacts", "cp", &name, "saved"]).code(0);
+        let word = fs::metadata(env.work().join("saved/out/word")).unwrap();
+        assert_eq!((word.uid(), word.gid()), (1234, 56));
         assert_eq!(fs::read_to_string(env.work().join("saved/out/word")).unwrap(), "kept\n");
         assert_eq!(fs::metadata(env.work().join("saved/out/data")).unwrap().len(), 8 << 20);
     }
@@ -183,7 +187,7 @@ fn a_hundred_thousand_files_are_saved_by_one_rename() {
     let output = env.run(["workflow", "run", "many", "--name", &name]).code(0);
     assert!(output.stderr.contains("saved artifacts: 100001 files"), "{}", output.stderr);
     let big = env.root().join("artifacts").join(&name).join("saved/files/out/big");
-    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(big).unwrap());
+    let inode = fs::metadata(big).unwrap().ino();
     assert!(output.stdout.contains(&format!("{inode} big")), "{} is not {inode}", output.stdout);
 
     println!("whole run: {:?}", start.elapsed());

@@ -59,6 +59,9 @@ pub(in crate::cli) struct ArtifactsSaveArgs {
     /// Which run.
     #[arg(value_name = "RUN|:TAG")]
     pub(in crate::cli) run: String,
+    /// Who owns the saved files that root wrote in the container [default: whoever called sudo].
+    #[arg(long, value_name = "UID[:GID]")]
+    pub(in crate::cli) artifact_owner: Option<String>,
     #[command(flatten)]
     pub(in crate::cli) talk: TalkArgs,
 }
