@@ -36,7 +36,7 @@ pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer
         number = signals.next() => return Ok(128 + u8::try_from(number).unwrap_or(0)),
     };
     drop(observer);
-    introduce(&run, printer);
+    introduce(&run, printer, ending.stops && !detached);
     if let Some(line) = listening {
         printer.say(&line);
     }
@@ -56,8 +56,14 @@ pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer
     }
 }
 
-fn introduce(run: &Run, printer: Printer) {
-    printer.detail(&format!("run {}", run.name()));
+/// Says the run's name to whoever has not chosen it, and what was noticed while it was set up.
+fn introduce(run: &Run, printer: Printer, named: bool) {
+    let name = format!("run {}", run.name());
+    if named {
+        printer.say(&name);
+    } else {
+        printer.detail(&name);
+    }
     for warning in run.warnings() {
         printer.warn(warning);
     }

@@ -57,7 +57,6 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         created: now(),
         nonce: nonce(),
     };
-    printer.say(&format!("run {}", circumstances.reservation.name()));
     let request = request(&prepared, &project.root, circumstances, &variable)?;
     block_on(start(&engine, request, printer))
 }
