@@ -12,6 +12,7 @@
 //! | [`engine`] | the whole job in one place; where an embedding program starts |
 //! | [`supervisor`] | the process that lives with a run |
 //! | [`container`] | libcontainer and cgroups |
+//! | [`gpu`] | GPUs and CDI devices |
 //! | [`artifact`] | what a run leaves |
 //! | [`rootfs`] | layers and root file systems |
 //! | [`registry`] | fetching |
@@ -27,6 +28,7 @@ pub mod artifact;
 pub mod cli;
 pub mod container;
 pub mod engine;
+pub mod gpu;
 pub mod image;
 pub mod registry;
 pub mod rootfs;

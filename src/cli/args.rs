@@ -1,11 +1,13 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
+mod gpu;
 mod kept;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::gpu::{DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs};
 pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
@@ -59,6 +61,9 @@ pub(super) enum Command {
     /// Run the workflows of a project.
     #[command(subcommand)]
     Workflow(WorkflowCommand),
+    /// Look at the GPUs of this machine, and at what a container would be given of their driver.
+    #[command(subcommand)]
+    Gpu(GpuCommand),
     /// Look at the artifacts of runs, and remove them.
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),

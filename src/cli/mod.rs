@@ -7,6 +7,7 @@ mod attend;
 mod context;
 mod duration;
 mod exit;
+mod gpu;
 mod images;
 mod inspect;
 mod logs;
@@ -27,7 +28,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{ArtifactsCommand, Cli, Command, PruneCommand, SecretsCommand, TagsCommand, WorkflowCommand};
+use self::args::{
+    ArtifactsCommand, Cli, Command, GpuCommand, PruneCommand, SecretsCommand, TagsCommand, WorkflowCommand,
+};
 use self::context::Context;
 use self::exit::{CliError, FAULT};
 use self::printer::print_error;
@@ -73,6 +76,9 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Workflow(WorkflowCommand::List(args)) => workflow::list(&args),
         Command::Workflow(WorkflowCommand::Check(args)) => workflow::check(&args),
         Command::Workflow(WorkflowCommand::Schema) => Ok(workflow::schema()),
+        Command::Gpu(GpuCommand::List(args)) => gpu::list::list(&context, &args),
+        Command::Gpu(GpuCommand::Explain(args)) => gpu::explain::explain(&context, &args),
+        Command::Gpu(GpuCommand::Cdi(args)) => gpu::cdi::cdi(&context, &args),
         Command::Artifacts(ArtifactsCommand::Ls(args)) => artifacts::list(&context, &args),
         Command::Artifacts(ArtifactsCommand::Cp(args)) => artifacts::copy(&context, &args),
         Command::Artifacts(ArtifactsCommand::Rm(args)) => artifacts::remove(&context, &args),

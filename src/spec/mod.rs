@@ -8,6 +8,7 @@
 //! `process.rs`, refused mount options in `mount_flags.rs`.
 
 mod capabilities;
+mod edits;
 mod env;
 mod error;
 mod linux;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
 
+pub use edits::{Device, DeviceKind, EditHook, EditMount, Edits};
 pub use env::{CallerEnv, EnvSetting, parse_env_file};
 pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
 pub use mount_flags::{BindMount, MountSetting, TmpfsMount};

@@ -1,0 +1,54 @@
+//! `gpu list`, `explain` and `cdi`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Format, ListArgs};
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum GpuCommand {
+    /// List the GPUs, what they do, and who holds them.
+    List(GpuListArgs),
+    /// Show every file and device that a container would be given, where it was found and why, and what is missing.
+    Explain(GpuExplainArgs),
+    /// Print a CDI specification of the GPUs, for other container tools.
+    Cdi(GpuCdiArgs),
+}
+
+/// Where the driver is.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct DriverArgs {
+    /// Root of the file system that NVIDIA's driver is installed in, if it is not this machine's own.
+    #[arg(long, value_name = "DIR", env = "DOCKLESS_DRIVER_ROOT")]
+    pub(in crate::cli) driver_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GpuListArgs {
+    #[command(flatten)]
+    pub(in crate::cli) driver: DriverArgs,
+    #[command(flatten)]
+    pub(in crate::cli) list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GpuExplainArgs {
+    #[command(flatten)]
+    pub(in crate::cli) driver: DriverArgs,
+    /// Which GPUs, as for `run`.
+    #[arg(long, value_name = "REQUEST", default_value = "all")]
+    pub(in crate::cli) gpus: String,
+    /// Driver capabilities, as for `run`.
+    #[arg(long, value_name = "LIST")]
+    pub(in crate::cli) gpu_capabilities: Option<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(in crate::cli) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GpuCdiArgs {
+    #[command(flatten)]
+    pub(in crate::cli) driver: DriverArgs,
+}
