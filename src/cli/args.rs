@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(super) use self::gpu::{DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs};
+pub(super) use self::gpu::{DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs};
 pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
@@ -179,6 +179,8 @@ pub(super) struct ContainerArgs {
     /// Make the root file system read-only.
     #[arg(long)]
     pub(super) read_only: bool,
+    #[command(flatten)]
+    pub(super) devices: DeviceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +191,8 @@ pub(super) struct RunArgs {
     pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) container: ContainerArgs,
+    #[command(flatten)]
+    pub(super) lease: LeaseArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.
@@ -421,6 +425,10 @@ pub(super) struct WorkflowRunArgs {
     /// Who owns the saved files that root wrote in the container [default: whoever called sudo].
     #[arg(long, value_name = "UID[:GID]")]
     pub(super) artifact_owner: Option<String>,
+    #[command(flatten)]
+    pub(super) driver: DriverArgs,
+    #[command(flatten)]
+    pub(super) lease: LeaseArgs,
     #[command(flatten)]
     pub(super) store: ArtifactStoreArgs,
     /// Run even if this machine has less than the workflow asks for.

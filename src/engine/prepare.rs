@@ -10,7 +10,7 @@ use super::places::directory;
 use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE};
 use crate::artifact::{UploadRequest, prepare_remote};
 use crate::container::{Cgroup, boot_id, host_facts};
-use crate::rootfs::{self, Layers, View};
+use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunName, RunRecord, RunState, Store};
 use crate::supervisor::protocol::{Request, Volume};
@@ -51,6 +51,7 @@ pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<Strin
             memory: options.memory.map(spec::MemoryLimit::size),
             shm_size: Some(options.shm_size),
         },
+        gpus: Vec::new(),
         detached: request.detached,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
@@ -166,6 +167,8 @@ fn fill(
             .into_iter()
             .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
             .collect(),
+        root_edits: RootEdits::default(),
+        leases: 0,
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),

@@ -6,7 +6,7 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{Capability, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType};
 
 use super::error::SpecError;
-use super::{CgroupVersion, HostFacts, Network, Options, Paths, resources, seccomp};
+use super::{CgroupVersion, HostFacts, Network, Options, Paths, edits, resources, seccomp};
 
 /// Docker's list: what tells about, or reaches, the machine itself.
 const MASKED: [&str; 12] = [
@@ -46,6 +46,9 @@ pub(super) fn linux(
         // Docker's binds are `rprivate`; libcontainer ignores that option of a mount, but takes this one for all.
         .rootfs_propagation("private")
         .build()?;
+    if !options.edits.devices.is_empty() {
+        linux.set_devices(Some(edits::devices(&options.edits)?));
+    }
     if options.network == Network::None {
         let sysctls = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
         linux.set_sysctl(Some(HashMap::from(sysctls)));

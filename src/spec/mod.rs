@@ -25,7 +25,7 @@ mod user;
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
+use oci_spec::runtime::{Capability, RootBuilder, Spec, SpecBuilder};
 
 pub use edits::{Device, DeviceKind, EditHook, EditMount, Edits};
 pub use env::{CallerEnv, EnvSetting, parse_env_file};
@@ -80,6 +80,8 @@ pub struct Options {
     pub network: Network,
     /// `--read-only`: the root file system cannot be written.
     pub read_only: bool,
+    /// What devices bring with them.
+    pub edits: Edits,
 }
 
 impl Default for Options {
@@ -98,6 +100,7 @@ impl Default for Options {
             shm_size: ByteSize(64 << 20),
             network: Network::default(),
             read_only: false,
+            edits: Edits::default(),
         }
     }
 }
@@ -183,7 +186,7 @@ pub struct Paths {
 /// The specification and what the caller has to see to.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The specification; complete but for GPUs.
+    /// The specification.
     pub spec: Spec,
     /// Who the workload runs as.
     pub identity: Identity,
@@ -213,7 +216,11 @@ pub fn build(
     let identity = identity(image, options, files)?;
     let working_dir = process::working_dir(image, options)?;
     let hostname = hostname(options, host);
-    let capabilities = capabilities::available(host.bounding_capabilities);
+    let mut capabilities = capabilities::available(host.bounding_capabilities);
+    if !options.edits.devices.is_empty() {
+        // Who has some of the machine's devices is not to make nodes for its other ones.
+        capabilities.remove(&Capability::Mknod);
+    }
     let mounts = mounts::mounts(image, options, host, paths)?;
     let (stop_signal, signal_warning) = stop_signal(image);
 
@@ -234,6 +241,7 @@ pub fn build(
         .linux(linux::linux(options, host, paths, &capabilities)?)
         .build()?;
     spec.set_annotations(None);
+    spec.set_hooks(edits::hooks(&options.edits)?);
 
     let notes = process::notes(host, &capabilities);
     let warnings = mounts.warnings.into_iter().chain(signal_warning).collect();

@@ -14,7 +14,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::error::SpecError;
 use super::mount_flags::{BindMount, MountSetting, container_path};
 use super::path::depth;
-use super::{HostFacts, Options, Paths};
+use super::{HostFacts, Options, Paths, edits};
 use crate::image::{ByteSize, ImageConfig};
 
 /// Destination, type, source, options.
@@ -74,6 +74,14 @@ pub(super) fn mounts(
     for (source, destination) in lookup_files(paths) {
         if !taken.contains(Path::new(destination)) {
             later.push(bind(source, Path::new(destination), options.read_only)?);
+        }
+    }
+    for mount in edits::mounts(&options.edits)? {
+        if taken.insert(mount.destination().clone()) {
+            later.push(mount);
+        } else {
+            let place = mount.destination().display();
+            warnings.push(format!("the device's own `{place}` is hidden by a mount that was asked for"));
         }
     }
     later.sort_by_key(|mount| depth(mount.destination()));

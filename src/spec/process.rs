@@ -36,7 +36,7 @@ pub(super) fn process(
 ) -> Result<Process, SpecError> {
     let mut process = ProcessBuilder::default()
         .terminal(false)
-        .user(user(parts.identity)?)
+        .user(user(parts.identity, &options.edits.groups)?)
         .args(arguments(image, options)?)
         .env(environment(image, options, parts)?)
         .cwd(parts.working_dir)
@@ -64,8 +64,10 @@ pub(super) fn notes(host: &HostFacts, available: &HashSet<Capability>) -> Vec<St
     notes
 }
 
-fn user(identity: &Identity) -> Result<User, OciSpecError> {
-    UserBuilder::default().uid(identity.uid).gid(identity.gid).additional_gids(identity.groups.clone()).build()
+fn user(identity: &Identity, more_groups: &[u32]) -> Result<User, OciSpecError> {
+    let mut groups = identity.groups.clone();
+    groups.extend(more_groups.iter().filter(|group| !identity.groups.contains(group)));
+    UserBuilder::default().uid(identity.uid).gid(identity.gid).additional_gids(groups).build()
 }
 
 /// Docker's rule: a given entrypoint drops the image's command as well, a given command only replaces it.
@@ -112,6 +114,9 @@ fn environment(image: &ImageConfig, options: &Options, parts: &Parts<'_>) -> Res
     }
     for setting in &options.env {
         environment.apply(setting);
+    }
+    for (name, value) in &options.edits.env {
+        environment.set(name, value);
     }
     if environment.get("HOME").is_none_or(str::is_empty) {
         reject_nul("the home directory in the image's /etc/passwd", &parts.identity.home)?;

@@ -12,7 +12,7 @@ use oci_spec::runtime::{
 };
 
 use super::error::SpecError;
-use super::{HostFacts, Options};
+use super::{Edits, HostFacts, Options, edits};
 use crate::image::ByteSize;
 
 /// The kernel's default; long enough that a small share of a CPU is still a usable slice.
@@ -123,7 +123,7 @@ impl fmt::Display for MemoryLimit {
 }
 
 pub(super) fn resources(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
-    let mut resources = LinuxResourcesBuilder::default().devices(device_rules()?).build()?;
+    let mut resources = LinuxResourcesBuilder::default().devices(device_rules(&options.edits)?).build()?;
     resources.set_cpu(options.cpus.map(|cpus| cpu(cpus, host.cpu_count)).transpose()?);
     resources.set_memory(options.memory.map(|limit| memory(limit, host.swap_accounting)).transpose()?);
     Ok(resources)
@@ -142,9 +142,9 @@ fn memory(limit: MemoryLimit, swap_accounting: bool) -> Result<LinuxMemory, OciS
     if swap_accounting { builder.swap(bytes.saturating_mul(2)).build() } else { builder.build() }
 }
 
-/// Nothing but the devices that the runtime makes: null, zero, full, random, urandom, tty, console, ptmx and pts.
+/// Nothing but the devices of the edits and those that the runtime makes: null, zero, full, random, urandom, tty, console, ptmx and pts.
 /// Any node may be made (`m`), as in docker: without `r` and `w` it cannot be opened.
-fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
+fn device_rules(edits: &Edits) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
     const OPEN: [(i64, Option<i64>); 9] = [
         (1, Some(3)),
         (1, Some(5)),
@@ -167,6 +167,7 @@ fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
         allowed.set_minor(minor);
         rules.push(allowed);
     }
+    rules.extend(edits::device_rules(edits)?);
     Ok(rules)
 }
 
@@ -230,10 +231,10 @@ mod tests {
 
     #[test]
     fn devices_are_denied_first() {
-        let rules: Vec<String> = device_rules().unwrap().iter().map(ToString::to_string).collect();
+        let rules: Vec<String> = device_rules(&Edits::default()).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(rules[..3], ["a *:* rwm", "c *:* m", "b *:* m"]);
         assert!(rules.contains(&"c 136:* rwm".to_owned()));
         assert!(!rules.contains(&"c 10:229 rwm".to_owned()), "fuse is not for everyone");
-        assert_eq!(device_rules().unwrap().iter().filter(|rule| !rule.allow()).count(), 1);
+        assert_eq!(device_rules(&Edits::default()).unwrap().iter().filter(|rule| !rule.allow()).count(), 1);
     }
 }

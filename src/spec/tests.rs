@@ -1,5 +1,7 @@
 //! Whole specifications, compared with snapshots.
 
+use std::path::Path;
+
 use super::*;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n";
@@ -56,6 +58,7 @@ fn all_options() {
         shm_size: ByteSize(1 << 30),
         network: Network::None,
         read_only: true,
+        edits: Edits::default(),
     };
     let plain: Vec<String> = json(&built(&Options::default(), &fixture::host())).lines().map(str::to_owned).collect();
     let all = json(&built(&options, &fixture::host()));
@@ -143,4 +146,56 @@ fn errors_name_what_is_to_blame() {
         let message = build(&image(), &options, &fixture::host(), &FILES, &fixture::paths()).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
     }
+}
+
+/// What devices bring, as a difference from the plain one.
+#[test]
+fn edits_of_devices() {
+    let device = |name: &str, minor| Device {
+        path: Path::new("/dev").join(name),
+        kind: DeviceKind::Char,
+        major: 195,
+        minor,
+        mode: 0o660,
+        uid: 0,
+        gid: 44,
+        access: "rw".to_owned(),
+    };
+    let mount = |source: &str, destination: &str| EditMount {
+        source: source.into(),
+        destination: destination.into(),
+        options: ["rbind", "rprivate", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec(),
+        kind: "bind".to_owned(),
+    };
+    let edits = Edits {
+        env: vec![
+            ("LANG".to_owned(), "of the device".to_owned()),
+            ("NVIDIA_VISIBLE_DEVICES".to_owned(), "void".to_owned()),
+        ],
+        devices: vec![device("nvidia0", 0), device("nvidia-caps/nvidia-cap1", 1)],
+        mounts: vec![mount("/driver/lib", "/usr/local/nvidia/lib64"), mount("/driver/taken", "/data")],
+        groups: vec![44],
+        hooks: vec![EditHook {
+            stage: "createRuntime".to_owned(),
+            path: "/usr/bin/hook".into(),
+            args: vec!["hook".to_owned()],
+            env: Vec::new(),
+            timeout: Some(5),
+        }],
+    };
+    let options = Options {
+        mounts: vec![MountSetting::from_volume("/mine:/data", Path::new("/")).unwrap()],
+        env: vec![EnvSetting::set("LANG", "de").unwrap()],
+        edits,
+        ..Options::default()
+    };
+    let plain: Vec<String> = json(&built(&Options::default(), &fixture::host())).lines().map(str::to_owned).collect();
+    let built = built(&options, &fixture::host());
+    let all = json(&built);
+    let new: Vec<&str> = all.lines().filter(|line| !plain.iter().any(|old| old == line)).collect();
+    insta::assert_snapshot!(new.join("\n"));
+    assert!(plain.iter().any(|line| line.contains("CAP_MKNOD")) && !all.contains("CAP_MKNOD"));
+    assert_eq!(built.warnings, ["the device's own `/data` is hidden by a mount that was asked for"]);
+    // Nothing of it without devices.
+    assert!(!plain.iter().any(|line| line.contains("hooks") || line.contains("195")));
 }

@@ -45,7 +45,8 @@ pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
 pub use runs::{
-    Exit, ExitReason, FailedCommand, Limits, Reservation, RunDir, RunName, RunNameError, RunRecord, RunState,
+    Exit, ExitReason, FailedCommand, GpuUsage, Limits, Reservation, RunDir, RunGpu, RunName, RunNameError, RunRecord,
+    RunState,
 };
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};

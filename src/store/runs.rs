@@ -161,6 +161,8 @@ pub enum ExitReason {
     Signalled,
     /// The kernel killed it for want of memory.
     OomKilled,
+    /// A GPU of its fell off the bus or had to be given up, and it did not end well.
+    GpuLost,
     /// It never started.
     StartFailed,
     /// Somebody stopped it (`dockless stop`, Ctrl-C at a workflow).
@@ -189,6 +191,36 @@ pub struct FailedCommand {
     pub text: String,
     /// What it ended with.
     pub code: i32,
+}
+
+/// A GPU, or a part of one, that a run has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunGpu {
+    /// What the driver knows it by: `GPU-…`, `MIG-…`.
+    pub uuid: String,
+    /// Its model, with the profile of a part: `NVIDIA H100 80GB HBM3 1g.10gb`.
+    pub model: String,
+    /// Others may have it at the same time (`--gpus-shared`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+}
+
+/// What a run made of a GPU, as far as the driver told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuUsage {
+    /// Which.
+    pub uuid: String,
+    /// Highest share of a second in which it computed, per cent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_percent_max: Option<u32>,
+    /// The mean over the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_percent_mean: Option<f64>,
+    /// Most memory in use, in bytes; whoever used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<ByteSize>,
 }
 
 /// What a run may use.
@@ -228,6 +260,9 @@ pub struct Exit {
     /// Time on processors in seconds, where the kernel counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+    /// What it made of its GPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuUsage>,
     /// The command of a workflow that ended the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_command: Option<FailedCommand>,
@@ -268,6 +303,9 @@ pub struct RunRecord {
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// GPUs that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<RunGpu>,
     /// It goes on without the command line that started it.
     #[serde(default)]
     pub detached: bool,

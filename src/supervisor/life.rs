@@ -63,8 +63,8 @@ pub(super) struct Life {
     pub(super) uploader: Option<Uploader>,
     audience: Audience,
     signals: SignalFd,
-    /// The run's lock: held until this process ends, however it ends.
-    _lock: OwnedFd,
+    /// The locks of the run and its devices: held until this process ends, however it ends.
+    _locks: Vec<OwnedFd>,
     stdin: Option<OwnedFd>,
 }
 
@@ -80,11 +80,16 @@ impl Life {
         dup2_stdin(File::open("/dev/null")?)?;
         let (request, descriptors) = receive_request(&control)?;
         let mut descriptors = descriptors.into_iter();
-        let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
-        sys::bind_lock_to_process(&lock)?;
+        let locks: Vec<OwnedFd> = descriptors.by_ref().take(1 + request.leases).collect();
+        if locks.len() != 1 + request.leases {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        for lock in &locks {
+            sys::bind_lock_to_process(lock)?;
+        }
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
-        Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, stdin: descriptors.next() })
+        Ok(Self { request, run, uploader: None, audience, signals, _locks: locks, stdin: descriptors.next() })
     }
 
     fn live(&mut self) {
@@ -98,6 +103,7 @@ impl Life {
                 memory_peak: None,
                 memory_limit: self.request.memory_limit,
                 cpu_seconds: None,
+                gpus: Vec::new(),
                 failed_command: None,
                 message: Some(failure.message),
             },
@@ -238,6 +244,7 @@ impl Life {
                 rootfs::seed_volume(&rootfs.path, &volume.destination, host).map_err(failure)?;
             }
         }
+        rootfs::apply(&rootfs.path, &request.root_edits).map_err(failure)?;
         Ok(rootfs)
     }
 
@@ -351,6 +358,7 @@ fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Op
         memory_peak,
         memory_limit,
         cpu_seconds: usage.cpu.map(|time| time.as_secs_f64()),
+        gpus: Vec::new(),
         failed_command: None,
         message,
     }

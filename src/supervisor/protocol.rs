@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::mask::Masker;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
-use crate::rootfs::Choice;
+use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
 
 /// Largest request; what a thousand mounts need is far below.
 const MAX_REQUEST_BYTES: u32 = 16 << 20;
 /// Descriptors that a request may carry.
-const MAX_DESCRIPTORS: usize = 2;
+const MAX_DESCRIPTORS: usize = 200;
 
 /// Everything a supervisor needs to know. `config.json` stands in the run's directory already.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub struct Request {
     pub working_dir: String,
     /// Directories that the image declares as volumes.
     pub volumes: Vec<Volume>,
+    /// What the run's devices change in the root file system.
+    pub root_edits: RootEdits,
+    /// How many locks of devices come with the request, after the run's own.
+    pub leases: usize,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// Number of the signal that asks the workload to stop.
@@ -192,7 +196,8 @@ pub enum StopReason {
     Aborted,
 }
 
-/// Sends the request; `descriptors` are the run's lock and, when there is one, the container's standard input.
+/// Sends the request; `descriptors` are the run's lock, those of its devices ([`Request::leases`] of them) and, when there is
+/// one, the container's standard input.
 pub fn send_request(socket: &UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(request)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();

@@ -170,6 +170,7 @@ fn lost(record: &RunRecord, rebooted: bool) -> Exit {
         memory_peak: None,
         memory_limit: None,
         cpu_seconds: None,
+        gpus: Vec::new(),
         failed_command: None,
         message: Some(message.to_owned()),
     }

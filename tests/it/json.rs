@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
-use dockless::store::{Exit, ExitReason, FailedCommand, Limits, RunRecord, RunState};
+use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
 use serde_json::{Value, json};
 
 use crate::support::env::{TestEnv, finish_with};
@@ -51,6 +51,7 @@ fn full() -> RunRecord {
         layers: Vec::new(),
         command: Vec::new(),
         limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
+        gpus: vec![RunGpu { uuid: String::new(), model: String::new(), shared: true }],
         detached: true,
         interruptible: true,
         ports: vec!["8080".to_owned()],
@@ -75,6 +76,12 @@ fn full() -> RunRecord {
             memory_peak: Some(ByteSize(1)),
             memory_limit: Some(ByteSize(1)),
             cpu_seconds: Some(0.5),
+            gpus: vec![GpuUsage {
+                uuid: String::new(),
+                compute_percent_max: Some(1),
+                compute_percent_mean: Some(0.5),
+                memory_peak: Some(ByteSize(1)),
+            }],
             failed_command: Some(FailedCommand { index: 1, of: 2, text: String::new(), code: 1 }),
             message: text(),
         }),
@@ -114,7 +121,7 @@ fn the_keys_of_a_run_are_documented() {
 #[test]
 fn the_words_of_states_and_reasons_are_documented() {
     use ExitReason::{
-        Aborted, ClientLost, Exited, HostReboot, Interrupted, OomKilled, Signalled, StartFailed, Stopped,
+        Aborted, ClientLost, Exited, GpuLost, HostReboot, Interrupted, OomKilled, Signalled, StartFailed, Stopped,
         SupervisorLost,
     };
     let states = [
@@ -133,6 +140,7 @@ fn the_words_of_states_and_reasons_are_documented() {
         Exited,
         Signalled,
         OomKilled,
+        GpuLost,
         StartFailed,
         Stopped,
         Interrupted,

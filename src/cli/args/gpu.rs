@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Format, ListArgs};
+use crate::cli::duration::Span;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum GpuCommand {
@@ -14,6 +15,35 @@ pub(in crate::cli) enum GpuCommand {
     Explain(GpuExplainArgs),
     /// Print a CDI specification of the GPUs, for other container tools.
     Cdi(GpuCdiArgs),
+}
+
+/// Devices that a container is given.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DeviceArgs {
+    /// NVIDIA GPUs: `all`, a number, `device=0,GPU-8f2d`, `name=A100,memory=40GB,count=2`, `mig=1g.10gb`.
+    #[arg(long, value_name = "REQUEST")]
+    pub(in crate::cli) gpus: Option<String>,
+    /// What of the driver is given: `all`, or some of compute, utility, video, graphics, display, ngx, compat32
+    /// [default: what the image says, else compute,utility].
+    #[arg(long, value_name = "LIST")]
+    pub(in crate::cli) gpu_capabilities: Option<String>,
+    /// A device of this machine, or one that a CDI specification in /etc/cdi or /var/run/cdi describes.
+    #[arg(long, value_name = "PATH[:PATH[:rwm]]|VENDOR/CLASS=NAME")]
+    pub(in crate::cli) device: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) driver: DriverArgs,
+}
+
+/// How GPUs are shared out among runs.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LeaseArgs {
+    /// Share the GPUs with other runs that say so too; else they are this run's alone.
+    #[arg(long)]
+    pub(in crate::cli) gpus_shared: bool,
+    /// Wait until the GPUs are free, this long at most.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "the flag, and the value that it may have")]
+    pub(in crate::cli) gpu_wait: Option<Option<Span>>,
 }
 
 /// Where the driver is.
