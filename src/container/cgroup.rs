@@ -116,6 +116,13 @@ impl Cgroup {
         if v1 { Version::V1 } else { Version::V2 }
     }
 
+    /// Its directory where all controllers are in the unified hierarchy, which has no file for device rules.
+    #[must_use]
+    pub fn unified_dir(&self) -> Option<PathBuf> {
+        let unified = self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2);
+        unified.filter(|_| self.version() == Version::V2).map(|hierarchy| self.dir(&hierarchy.mount))
+    }
+
     /// Whether the kernel limits swap per cgroup.
     #[must_use]
     pub fn has_swap_accounting(&self) -> bool {

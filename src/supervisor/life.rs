@@ -20,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, pipe2, setsid};
+use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
 use super::clean::clean_up;
@@ -28,7 +29,7 @@ use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
 use crate::artifact::Uploader;
-use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage};
+use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage, restrict_devices};
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
 use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError};
@@ -161,6 +162,7 @@ impl Life {
         if self.request.own_network {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
+        self.restrict_devices(cgroup)?;
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         if !self.request.record.detached && self.audience.client_is_gone() {
             return Err(StartFailure::ours(
@@ -191,6 +193,16 @@ impl Life {
         }
         self.name_failed_command(&mut exit);
         Ok(exit)
+    }
+
+    /// The runtime has written the device rules where there is a file for them; elsewhere it is done here, before the workload
+    /// starts.
+    fn restrict_devices(&self, cgroup: &Cgroup) -> Result<(), StartFailure> {
+        let Some(dir) = cgroup.unified_dir() else { return Ok(()) };
+        let config = self.run.config();
+        let spec = Spec::load(&config)
+            .map_err(|error| StartFailure::ours(format!("cannot read `{}`: {error}", config.display())))?;
+        restrict_devices(&dir, &spec).map_err(|error| StartFailure::ours(describe(&error)))
     }
 
     /// Tells which command of a workflow was running when it failed, if its shell has noted that.

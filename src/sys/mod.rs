@@ -2,6 +2,7 @@
 
 mod atomic;
 pub mod beneath;
+mod bpf;
 mod lock;
 pub mod mount;
 mod net;
@@ -9,6 +10,7 @@ mod process;
 mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
+pub use bpf::attach_device_filter;
 pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use process::{exit_now, join_new_keyring, pidfd, reader_is_gone, reset_signals, send_signal, write_raw};

@@ -1,9 +1,13 @@
 //! What a container must not have, see or do.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use dockless::container::restrict_devices;
+use oci_spec::runtime::Spec;
 
 use crate::base::{app, app_with};
-use crate::support::env::{TestEnv, finish, finish_with, program};
+use crate::support::env::{TestEnv, finish, finish_with, have_root, program, skip};
 use crate::support::image::Entry;
 
 /// The value of a line of /proc/self/status in a container.
@@ -223,4 +227,34 @@ fn setuid_programs_of_the_image_work() {
         "4755\ndone"
     );
     assert_eq!(status(&env, &[], "NoNewPrivs"), "0");
+}
+
+/// On this machine's unified hierarchy, whether or not it is the one that containers are in.
+#[test]
+fn device_rules_hold_on_cgroup_v2() {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let unified = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    let Some(unified) = unified.filter(|_| have_root()) else {
+        skip("no cgroup2 is mounted");
+        return;
+    };
+    let cgroup = Path::new(unified[1]).join(format!("dockless-test-{}", std::process::id()));
+    std::fs::create_dir(&cgroup).unwrap();
+    let rules = serde_json::json!({ "ociVersion": "1.1.0", "linux": { "resources": { "devices": [
+        { "allow": false, "access": "rwm" },
+        { "allow": true, "type": "c", "access": "m" },
+        { "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm" },
+        { "allow": true, "type": "c", "major": 1, "minor": 5, "access": "r" },
+    ] } } });
+    let spec: Spec = serde_json::from_value(rules).unwrap();
+    restrict_devices(&cgroup, &spec).unwrap();
+    let script = "echo $$ >$0/cgroup.procs
+        try() { (eval \"$2\") 2>/dev/null && echo $1; }
+        try null ': <>/dev/null'; try zero ': </dev/zero'; try write ': >/dev/zero'; try full ': </dev/full'
+        try made \"mknod $1/node c 1 7\"; try open \": <$1/node\"; true";
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["-c".as_ref(), script.as_ref(), cgroup.as_os_str(), dir.path().as_os_str()];
+    let output = finish(&mut program("sh", words)).text();
+    std::fs::remove_dir(&cgroup).unwrap();
+    assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["null", "zero", "made"]);
 }

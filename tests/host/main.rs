@@ -10,6 +10,8 @@ mod early;
 mod ends;
 mod exit;
 mod faults;
+mod gpu_device;
+mod gpu_images;
 mod images;
 mod isolation;
 mod judges;

@@ -425,9 +425,14 @@ pub(crate) fn have_root() -> bool {
 /// Says why a test does not run here; in CI, which has everything, that is a failure. Returns false.
 pub(crate) fn skip(why: &str) -> bool {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped in CI: {why}");
-    // Not `eprintln!`, which the harness hides from whoever does not ask for it.
-    drop(writeln!(std::io::stderr(), "skipped: {why}"));
+    say(&format!("skipped: {why}"));
     false
+}
+
+/// Says something to whoever runs the tests.
+pub(crate) fn say(text: &str) {
+    // Not `eprintln!`, which the harness hides from whoever does not ask for it.
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// Makes a file executable for everybody.
