@@ -2,14 +2,14 @@
 
 use std::sync::OnceLock;
 
-use crate::support::env::{TestEnv, have, have_root, program, skip, tool};
+use crate::support::env::{TestEnv, find_program, have, have_root, program, skip, tool};
 use crate::support::image::{Entry, ImageBuilder, Packing, pack};
 
 /// A layer with busybox, as it travels and as a tar. Made once, because it is the same for all tests.
 fn busybox() -> &'static (Vec<u8>, Vec<u8>) {
     static LAYER: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
     LAYER.get_or_init(|| {
-        let program = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
+        let program = find_program("busybox").and_then(|path| std::fs::read(path).ok());
         let program = program.expect("busybox-static is installed; scripts/setup does that");
         let layer = ImageBuilder::new().packing(Packing::Plain).dir("bin").program("bin/busybox", program);
         let names = tool("busybox", ["--list"]);

@@ -102,7 +102,9 @@ impl TestEnv {
 
     /// The program with `--root` and `--state`, and nothing of our own environment.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(BINARY);
+        // A test binary that was carried to another machine is told where the program is there.
+        let binary = std::env::var_os("DOCKLESS_TEST_BINARY").unwrap_or_else(|| BINARY.into());
+        let mut command = Command::new(binary);
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state()).args(arguments);
         command.env_clear().env("HOME", self.home()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(self.work()).stdin(Stdio::null());
@@ -410,10 +412,15 @@ pub(crate) fn tool<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Ite
     finish(&mut program(name, arguments)).text()
 }
 
+/// Where a program of this machine is.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.exists())
+}
+
 /// Whether all these programs are here; if not, says that the test is skipped.
 pub(crate) fn have(programs: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing = programs.iter().find(|name| !std::env::split_paths(&path).any(|dir| dir.join(name).exists()));
+    let missing = programs.iter().find(|name| find_program(name).is_none());
     missing.is_none_or(|name| skip(&format!("`{name}` is not installed; scripts/setup does that")))
 }
 
