@@ -232,7 +232,7 @@ pub struct Utilisation {
 }
 
 /// A part of a GPU (Multi-Instance GPU).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigDevice {
     /// Its name for ever.
     pub uuid: GpuUuid,
@@ -248,7 +248,7 @@ pub struct MigDevice {
 
 /// Ids of a MIG device, and the minors of its nodes in `/dev/nvidia-caps`
 /// (`/proc/driver/nvidia-caps/mig-minors`, `/proc/driver/nvidia/capabilities`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigMinors {
     /// Id of the GPU instance.
     pub gpu_instance: u32,

@@ -11,12 +11,20 @@
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
 mod capability;
+mod discover;
+mod facts;
 mod inventory;
+mod nvml;
+mod process;
 mod roots;
+mod smi;
 
 pub use capability::{Capabilities, Capability, CapabilityError};
+pub use discover::{DiscoverError, discover, pci_gpus};
+pub use facts::{Facts, GpuFacts, ask};
 pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
+pub use nvml::{NVML_ARGV0, ProbeError, WatchEvent, Watcher, nvml_entry};
 pub use roots::Roots;
