@@ -11,6 +11,7 @@
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
 mod capability;
+pub mod files;
 mod inventory;
 mod roots;
 
