@@ -11,9 +11,14 @@
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
 mod capability;
+pub mod edits;
+pub mod explain;
 pub mod files;
 mod inventory;
+pub mod proc_view;
+pub mod require;
 mod roots;
+pub mod wishes;
 
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use inventory::{

@@ -71,7 +71,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
                 entry.optional &= raw.optional;
             }
             None => {
-                entries.push(Entry { name: name.to_owned(), kind: kind(&raw.kind), wanted_by, optional: raw.optional })
+                entries.push(Entry { name: name.to_owned(), kind: kind(&raw.kind), wanted_by, optional: raw.optional });
             }
         }
     }

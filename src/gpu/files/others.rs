@@ -70,7 +70,7 @@ pub(super) fn firmware(root: &Root, sys: &Path, wanted: Wanted<'_>, version: &Ve
     let place = Path::new("/lib/firmware/nvidia").join(version.as_str());
     for directory in directories {
         let directory = directory.join("nvidia").join(version.as_str());
-        let names = root.names(&directory).into_iter().filter(|name| name.starts_with("gsp") && name.ends_with(".bin"));
+        let names = root.names(&directory).into_iter().filter(|name| is_gsp(name));
         let found: Vec<DriverFile> = names
             .filter_map(|name| {
                 let seen = directory.join(&name);
@@ -84,6 +84,11 @@ pub(super) fn firmware(root: &Root, sys: &Path, wanted: Wanted<'_>, version: &Ve
             return;
         }
     }
+}
+
+/// `gsp_ga10x.bin`
+fn is_gsp(name: &str) -> bool {
+    name.starts_with("gsp") && Path::new(name).extension().is_some_and(|extension| extension == "bin")
 }
 
 /// The directory that the kernel was told to look in first.

@@ -170,13 +170,13 @@ fn what_is_no_library_for_this_machine_is_left_out() {
     foreign[18] = 183;
     let mut torn = elf(Bits::B64, "libnvidia-compiler.so.1");
     torn.truncate(100);
-    let named = elf(Bits::B64, "../../etc/passwd");
+    let escaping = elf(Bits::B64, "../../etc/passwd");
     let tree = Tree::new()
         .library(lib, "libcuda", "libcuda.so.1")
         .file(&format!("{lib}/libnvidia-nvvm.so.{VERSION}"), foreign)
         .file(&format!("{lib}/libnvidia-opencl.so.{VERSION}"), "/* GNU ld script */")
         .file(&format!("{lib}/libnvidia-compiler.so.{VERSION}"), torn)
-        .file(&format!("{lib}/libnvidia-allocator.so.{VERSION}"), named)
+        .file(&format!("{lib}/libnvidia-allocator.so.{VERSION}"), escaping)
         .link(&format!("{lib}/libnvidia-gpucomp.so.{VERSION}"), "libcuda.so.1/none");
     let files = tree.find(Linux, "compute");
     let names = libraries(&files, Bits::B64);
