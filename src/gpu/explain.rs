@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use unicode_width::UnicodeWidthStr;
 
-use super::{Capabilities, Capability};
+use super::{Capabilities, Capability, Version};
 use crate::words::printable;
 
 const GAP: &str = "  ";
@@ -133,28 +133,50 @@ pub const fn meaning(capability: Capability) -> &'static str {
     }
 }
 
-/// The whole report. `notes` are what else was noticed, in words.
-#[must_use]
-pub fn text(lines: &[ExplainLine], capabilities: &Capabilities, notes: &[String]) -> String {
-    let mut text = String::from("What a container is given for these GPUs, and why\n\n");
-    let said = capabilities.iter().map(|capability| format!("{capability} ({})", meaning(capability)));
-    let _ = writeln!(text, "Capabilities: {}\n", said.collect::<Vec<_>>().join(", "));
-    for section in Section::ALL {
-        let rows: Vec<&ExplainLine> = lines.iter().filter(|line| line.section == section).collect();
-        if !rows.is_empty() {
-            part(&mut text, section, &rows);
+/// The whole report: as text with [`Report::text`], as data when serialized.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of the driver that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Version>,
+    /// What the run may do.
+    #[serde(serialize_with = "names")]
+    pub capabilities: Capabilities,
+    /// What it is given, what it is not, and why.
+    pub entries: Vec<ExplainLine>,
+    /// What else was noticed, in words.
+    pub notes: Vec<String>,
+}
+
+fn names<S: Serializer>(capabilities: &Capabilities, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(capabilities.iter().map(Capability::name))
+}
+
+impl Report {
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::from("What a container is given for these GPUs, and why\n\n");
+        let driver = self.driver.as_ref().map_or_else(|| "none runs".to_owned(), |driver| printable(driver.as_str()));
+        let _ = writeln!(text, "Driver: {driver}");
+        let said = self.capabilities.iter().map(|capability| format!("{capability} ({})", meaning(capability)));
+        let _ = writeln!(text, "Capabilities: {}\n", said.collect::<Vec<_>>().join(", "));
+        for section in Section::ALL {
+            let rows: Vec<&ExplainLine> = self.entries.iter().filter(|line| line.section == section).collect();
+            if !rows.is_empty() {
+                part(&mut text, section, &rows);
+            }
         }
-    }
-    if !notes.is_empty() {
-        text.push_str("Notes\n");
-        for note in notes {
+        if !self.notes.is_empty() {
+            text.push_str("Notes\n");
+        }
+        for note in &self.notes {
             let _ = writeln!(text, "{GAP}{}", printable(note));
         }
+        text.truncate(text.trim_end().len());
         text.push('\n');
+        text
     }
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-    text
 }
 
 /// One part: its title, what it is about, and a table. A column that says the same in every row is said once.
@@ -228,10 +250,16 @@ mod tests {
             line(Section::Libraries, "/usr/local/nvidia/lib64/a.so.1", "/usr/lib/a.so.1", "a known name", "compute"),
             line(Section::Libraries, "/usr/local/nvidia/lib64/bb.so.1", "/opt/b\u{1b}.so.1", "a known name", "compute"),
         ];
-        let text = text(&lines, &Capabilities::of(&[Capability::Compute]), &["a note".to_owned()]);
-        insta::assert_snapshot!(text, @r"
+        let report = Report {
+            driver: Some(Version::new("570.86.10")),
+            capabilities: Capabilities::of(&[Capability::Compute]),
+            entries: lines.into(),
+            notes: vec!["a note".to_owned()],
+        };
+        insta::assert_snapshot!(report.text(), @r"
         What a container is given for these GPUs, and why
 
+        Driver: 570.86.10
         Capabilities: compute (CUDA and OpenCL)
 
         Devices (1)
@@ -259,9 +287,20 @@ mod tests {
     #[test]
     fn data_has_plain_names() {
         let line = line(Section::ProcView, "/proc/driver/nvidia/params", "", "copied for this run", "why");
+        let report =
+            Report { driver: None, capabilities: Capabilities::default(), entries: vec![line], notes: Vec::new() };
         assert_eq!(
-            serde_json::to_string(&line).unwrap(),
-            r#"{"section":"proc-view","in_container":"/proc/driver/nvidia/params","found":"copied for this run","why":"why"}"#
+            serde_json::to_value(&report).unwrap(),
+            serde_json::json!({
+                "capabilities": ["compute", "utility"],
+                "entries": [{
+                    "section": "proc-view",
+                    "in_container": "/proc/driver/nvidia/params",
+                    "found": "copied for this run",
+                    "why": "why",
+                }],
+                "notes": [],
+            })
         );
     }
 }

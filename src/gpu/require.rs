@@ -155,10 +155,9 @@ fn one(variable: &str, value: &str, facts: &Facts) -> Result<Option<String>, Req
     }
     match (alternatives.first(), unknown) {
         (None, _) => Ok(None),
-        (Some(_), Some(constraint)) => Ok(Some(format!(
-            "the image requires `{}`: this machine does not tell, so it is taken to be so",
-            constraint
-        ))),
+        (Some(_), Some(constraint)) => {
+            Ok(Some(format!("the image requires `{constraint}`: this machine does not tell, so it is taken to be so")))
+        }
         (Some(first), None) => Err(unmet(variable, first, alternatives.len() - 1, facts)),
     }
 }

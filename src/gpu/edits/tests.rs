@@ -1,3 +1,5 @@
+//! What a container is given, by distribution and capability, compared with what NVIDIA's toolkit gives.
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
@@ -5,7 +7,9 @@ use serde_json::{Value, json};
 use super::testing::{chosen, mig, node};
 use super::*;
 use crate::gpu::Platform::{self, Linux, Wsl};
-use crate::gpu::files::testing::{Tree, relative};
+use crate::gpu::Version;
+use crate::gpu::explain::Report;
+use crate::gpu::files::testing::{Tree, VERSION, relative};
 
 fn nodes() -> Vec<Node> {
     vec![
@@ -90,8 +94,13 @@ fn wsl() {
 fn a_report_for_people() {
     let tree = Tree::rhel();
     let injection = inject(&tree, Linux, "compute,utility", &[chosen(0, "0000:41:00.0")]);
-    let capabilities = Capabilities::default();
-    let text = crate::gpu::explain::text(&injection.lines, &capabilities, &["the note".to_owned()]);
+    let report = Report {
+        driver: Some(Version::new(VERSION)),
+        capabilities: Capabilities::default(),
+        entries: injection.lines,
+        notes: vec!["the note".to_owned()],
+    };
+    let text = report.text();
     // The tree's own path has another length on every machine, and with it the columns.
     let root = tree.path().display().to_string();
     let shrunk: Vec<String> = text
@@ -141,6 +150,20 @@ fn every_mount_has_a_place_and_a_line() {
         }
     }
     assert_eq!(places.len(), injection.spec.mounts.len() - 1, "two mounts at one place");
+}
+
+#[test]
+fn parts_of_one_gpu_are_gathered() {
+    let (first, second) = (chosen(0, "0000:41:00.0").gpu, chosen(1, "0000:c1:00.0").gpu);
+    let gathered = ChosenGpu::gather([
+        (first.clone(), Some(mig(1, 0))),
+        (second.clone(), Some(mig(1, 0))),
+        (first.clone(), Some(mig(2, 0))),
+        (second.clone(), None),
+    ]);
+    let expected =
+        [ChosenGpu { gpu: first, mig: vec![mig(1, 0), mig(2, 0)] }, ChosenGpu { gpu: second, mig: Vec::new() }];
+    assert_eq!(gathered, expected);
 }
 
 /// What `nvidia-ctk cdi generate` (nvidia-container-toolkit 1.20, `pkg/nvcdi`, `internal/discover`) would give for the tree of

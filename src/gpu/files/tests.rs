@@ -1,3 +1,5 @@
+//! Which files are found in made-up trees, and which are not.
+
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
