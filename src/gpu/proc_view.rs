@@ -9,12 +9,13 @@
 //! somebody made), the mount goes over `/proc/driver`, which every kernel has (`fs/proc/root.c`).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::edits::ChosenGpu;
+use super::files::search::Root;
 
 /// Largest file; that with a MIG device's minor has 60 bytes, `registry` perhaps 1 kB.
 const MAX_BYTES: u64 = 64 << 10;
@@ -55,10 +56,15 @@ pub enum ProcViewError {
 
 impl ProcView {
     /// Reads what the driver says in `proc` about itself and about `gpus`. `kernel_proc` is the `proc(5)` that containers get a
-    /// mount of. A file that is not there is left out.
+    /// mount of. A link in the driver's directory leads nowhere else.
     pub fn read(proc: &Path, kernel_proc: &Path, gpus: &[ChosenGpu]) -> Result<Self, ProcViewError> {
-        let source = proc.join("driver/nvidia");
         let mut view = Self { over_driver: !kernel_proc.join("driver/nvidia").is_dir(), ..Self::default() };
+        let path = proc.join("driver/nvidia");
+        let source = match Root::open(&path) {
+            Ok(source) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(view),
+            Err(source) => return Err(ProcViewError::Read { path, source }),
+        };
         for name in GENERAL {
             view.copy(&source, Path::new(name))?;
         }
@@ -79,15 +85,15 @@ impl ProcView {
         Ok(view)
     }
 
-    fn copy(&mut self, source: &Path, name: &Path) -> Result<(), ProcViewError> {
-        let path = source.join(name);
-        match read(&path) {
+    /// Takes a file over; one that is not there or that only root may read (`registry`) is left out.
+    fn copy(&mut self, source: &Root, name: &Path) -> Result<(), ProcViewError> {
+        match source.read(name, MAX_BYTES) {
             Ok(Some(content)) if name == Path::new("params") => {
                 self.files.insert(name.to_owned(), without_device_files(&content));
             }
             Ok(Some(content)) => drop(self.files.insert(name.to_owned(), content)),
             Ok(None) => {}
-            Err(source) => return Err(ProcViewError::Read { path, source }),
+            Err(source) => return Err(ProcViewError::Read { path: name.to_owned(), source }),
         }
         Ok(())
     }
@@ -104,42 +110,32 @@ impl ProcView {
 
     /// Writes the files into `directory`, which must not be there yet, below `nvidia/`.
     pub fn write(&self, directory: &Path) -> Result<(), ProcViewError> {
-        let top = directory.join("nvidia");
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| ProcViewError::Write { path, source }
         };
-        fs::create_dir_all(&top).map_err(failed(&top))?;
+        // Whoever the workload runs as may read them, whatever this process' umask is.
+        let open_to_all =
+            |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed(path));
+        let make_directory = |path: &Path| {
+            fs::create_dir(path).map_err(failed(path))?;
+            open_to_all(path, 0o755)
+        };
+        let top = directory.join("nvidia");
+        make_directory(directory)?;
+        make_directory(&top)?;
         let plain = |name: &Path| name.components().all(|part| matches!(part, Component::Normal(_)));
         for (name, content) in self.files.iter().filter(|(name, _)| plain(name)) {
-            let path = top.join(name);
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent).map_err(failed(parent))?;
+            let parents: Vec<&Path> = name.ancestors().skip(1).filter(|parent| *parent != Path::new("")).collect();
+            for parent in parents.iter().rev().map(|parent| top.join(parent)).filter(|parent| !parent.is_dir()) {
+                make_directory(&parent)?;
             }
+            let path = top.join(name);
             fs::write(&path, content).map_err(failed(&path))?;
+            open_to_all(&path, 0o444)?;
         }
         Ok(())
     }
-}
-
-/// The content of a regular file; `None` when it is not there.
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        // `registry` is root's.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if !file.metadata()?.is_file() {
-        return Ok(None);
-    }
-    let mut content = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut content)?;
-    Ok(Some(content))
 }
 
 /// The parameters with the one that lets the driver's libraries make device nodes turned off.
@@ -223,6 +219,22 @@ mod tests {
         assert_eq!(place, Path::new("/proc/driver/nvidia"));
         assert_eq!(fs::read_to_string(source.join("gpus/0000:c1:00.0/information")).unwrap(), "Model: B\n");
         assert!(!source.join("gpus/0000:41:00.0").exists());
+        for (name, mode) in [("", 0o755), ("gpus", 0o755), ("gpus/0000:c1:00.0/information", 0o444)] {
+            assert_eq!(fs::metadata(source.join(name)).unwrap().permissions().mode() & 0o777, mode, "{name}");
+        }
+        assert!(view.write(&directory).unwrap_err().to_string().starts_with("cannot write `"));
+    }
+
+    #[test]
+    fn a_link_shows_nothing_of_the_machine() {
+        let proc = tree();
+        let secret = proc.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        let version = proc.path().join("driver/nvidia/version");
+        fs::remove_file(&version).unwrap();
+        std::os::unix::fs::symlink(&secret, &version).unwrap();
+        let view = ProcView::read(proc.path(), proc.path(), &[]).unwrap();
+        assert_eq!(names(&view), ["params"]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The libraries of a driver: which are there, which of them are wanted, which are missing.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::lists::{self, LIBRARIES, OWN_VERSIONS, X_DIRECTORIES};
-use super::manifest::{self, Entry, Kind};
+use super::manifest::{self, Entry as Listed, Kind};
 use super::search::{Real, Root};
 use super::{
     Arch, Bits, Capability, DRIVER_CONTAINER, DriverFile, DriverFiles, FileKind, FilesError, MissingFile, Places, Rule,
@@ -75,27 +76,32 @@ impl Libraries {
     }
 
     fn has_version(&self) -> bool {
-        self.paths().any(|(_, stem, version)| is_anchor(stem) && version == self.version.as_str())
+        self.has("libcuda") || self.has("libnvidia-ml")
     }
 
-    /// Fails when the libraries that are there belong to another driver than the one that runs.
+    /// Whether the library is there in the running driver's version.
+    fn has(&self, wanted: &str) -> bool {
+        self.paths().any(|(_, stem, version)| stem == wanted && version == self.version.as_str())
+    }
+
+    /// Fails when the libraries that are there belong to another driver than the one that runs. Libcuda decides; NVML does
+    /// where there is no libcuda, or where nobody computes.
     pub(super) fn check(&self, wanted: Wanted<'_>) -> Result<(), FilesError> {
-        let asked = wanted.first(&[Capability::Compute, Capability::Utility, Capability::Video]).is_some();
-        if !asked || self.has_version() {
-            return Ok(());
+        let computes = wanted.first(&[Capability::Compute, Capability::Video]).is_some();
+        let asks = wanted.has(Capability::Utility) && !(computes && self.has("libcuda"));
+        let decisive = [("libcuda", computes), ("libnvidia-ml", asks)];
+        for (decisive, _) in decisive.iter().filter(|(stem, asked)| *asked && !self.has(stem)) {
+            let other = self.paths().find(|(_, stem, version)| stem == decisive && is_driver_version(version));
+            if let Some((library, _, version)) = other {
+                let (running, installed) = (self.version.clone(), Version::new(version));
+                return Err(FilesError::VersionMismatch { running, installed, library });
+            }
         }
-        match self.paths().find(|(_, stem, version)| is_anchor(stem) && is_driver_version(version)) {
-            Some((library, _, version)) => Err(FilesError::VersionMismatch {
-                running: self.version.clone(),
-                installed: Version::new(version),
-                library,
-            }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// The driver's own manifest, when it is there, readable, and that of the running driver.
-    pub(super) fn manifest(&self, root: &Root, notes: &mut Vec<String>) -> Vec<Entry> {
+    pub(super) fn manifest(&self, root: &Root, notes: &mut Vec<String>) -> Vec<Listed> {
         for path in manifest::PATHS {
             let entries = match root.read(Path::new(path), manifest::MAX_BYTES) {
                 Ok(None) => continue,
@@ -114,13 +120,13 @@ impl Libraries {
         Vec::new()
     }
 
-    fn belongs(&self, entries: &[Entry]) -> bool {
+    fn belongs(&self, entries: &[Listed]) -> bool {
         let mut versions = entries.iter().filter_map(|entry| split_library(&entry.name));
         versions.any(|(stem, version)| is_anchor(stem) && version == self.version.as_str())
     }
 
     /// Adds the wanted libraries to `files`, with what is missing and what is withheld.
-    pub(super) fn take(&self, root: &Root, wanted: Wanted<'_>, manifest: &[Entry], files: &mut DriverFiles) {
+    pub(super) fn take(&self, root: &Root, wanted: Wanted<'_>, manifest: &[Listed], files: &mut DriverFiles) {
         let holds_libcuda =
             |names: &[String]| names.iter().filter_map(|name| split_library(name)).any(|(stem, _)| stem == "libcuda");
         let anchors: HashSet<&Path> =
@@ -140,12 +146,25 @@ impl Libraries {
             let Some((wanted_by, rule)) = self.claim(stem, version, beside, wanted, manifest) else { continue };
             let Some(file) = self.library(root, &path, stem, wanted_by, rule, wanted) else { continue };
             let FileKind::Library { bits, .. } = &file.kind else { continue };
-            taken.entry((position(stem), stem.to_owned(), *bits)).or_insert(file);
+            match taken.entry((position(stem), stem.to_owned(), *bits)) {
+                Entry::Vacant(place) => drop(place.insert(file)),
+                // One that says its version counts more than one that does not, wherever they are.
+                Entry::Occupied(mut place) if self.is_exact(&file) && !self.is_exact(place.get()) => {
+                    place.insert(file);
+                }
+                Entry::Occupied(_) => {}
+            }
         }
         let there: HashSet<String> =
             taken.keys().filter(|(.., bits)| *bits == Bits::B64).map(|(_, stem, _)| stem.clone()).collect();
         files.found.extend(taken.into_values());
         self.missing(wanted, manifest, &there, files);
+    }
+
+    /// Whether the running driver's version is in the file's name.
+    fn is_exact(&self, file: &DriverFile) -> bool {
+        let version = file_name(&file.host).and_then(split_library).map(|(_, version)| version);
+        version == Some(self.version.as_str())
     }
 
     /// Who wants a library, and how that is known; `None` when nobody does.
@@ -155,7 +174,7 @@ impl Libraries {
         version: &str,
         beside: bool,
         wanted: Wanted<'_>,
-        manifest: &[Entry],
+        manifest: &[Listed],
     ) -> Option<(Capability, Rule)> {
         let own_version = OWN_VERSIONS.contains(&stem);
         // Without a version in its name nothing speaks against it: some installers leave it out.
@@ -205,7 +224,7 @@ impl Libraries {
         Some(DriverFile { host: real.host, seen: path.to_owned(), kind, wanted_by, rule })
     }
 
-    fn missing(&self, wanted: Wanted<'_>, manifest: &[Entry], there: &HashSet<String>, files: &mut DriverFiles) {
+    fn missing(&self, wanted: Wanted<'_>, manifest: &[Listed], there: &HashSet<String>, files: &mut DriverFiles) {
         let mut told = BTreeSet::new();
         for library in LIBRARIES.iter().filter(|library| !there.contains(library.stem)) {
             let (Some(loss), Some(wanted_by)) = (&library.loss, wanted.first(library.wanted_by)) else { continue };

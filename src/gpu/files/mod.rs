@@ -12,7 +12,7 @@ mod libraries;
 mod lists;
 mod manifest;
 mod others;
-mod search;
+pub(super) mod search;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]

@@ -19,6 +19,8 @@ use super::{
 const MAX_DRIVER_STORES: usize = 1000;
 /// Longest `path` parameter of `firmware_class` (kernel, `drivers/base/firmware_loader/main.c`).
 const MAX_FIRMWARE_PATH_BYTES: u64 = 4096;
+/// Files that name a library; they have 1 kB at most.
+const MAX_CONFIGURATION_BYTES: u64 = 64 << 10;
 const ANY: &[Capability] = &[
     Capability::Compute,
     Capability::Utility,
@@ -105,11 +107,24 @@ pub(super) fn configuration(root: &Root, wanted: Wanted<'_>, files: &mut DriverF
         let found = CONFIGURATION_DIRECTORIES.iter().find_map(|directory| {
             let seen = Path::new(directory).join(file.tail);
             let real = root.resolve(&seen).filter(Real::is_file)?;
+            files.notes.extend(foreign_path(root, &seen));
             let kind = FileKind::Configuration(Path::new(file.base).join(file.tail));
             Some(DriverFile { host: real.host, seen, kind, wanted_by, rule: Rule::List })
         });
         files.found.extend(found);
     }
+}
+
+/// `NixOS` names libraries by their path in its store, where a container has nothing.
+fn foreign_path(root: &Root, seen: &Path) -> Option<String> {
+    let text = root.read(seen, MAX_CONFIGURATION_BYTES).ok()??;
+    let document: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let parts = ["ICD", "layer"].iter().filter_map(|part| document.get(part)?.get("library_path")?.as_str());
+    let path = parts.into_iter().find(|path| path.starts_with('/'))?;
+    let file = seen.display();
+    Some(format!(
+        "`{file}` names the library `{path}` by its path, at which the container has none: it may not be found"
+    ))
 }
 
 pub(super) fn x_modules(root: &Root, wanted: Wanted<'_>, libraries: &Libraries, files: &mut DriverFiles) {

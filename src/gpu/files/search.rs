@@ -16,7 +16,7 @@ const MAX_NAMES: usize = 100_000;
 
 /// The directory that all paths are looked for in.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(in crate::gpu) struct Root {
     directory: OwnedFd,
     /// As the kernel knows it.
     path: PathBuf,
@@ -57,7 +57,7 @@ impl Real {
 }
 
 impl Root {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(in crate::gpu) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
         let path = location(&directory)?;
@@ -104,7 +104,7 @@ impl Root {
     }
 
     /// The content of a file; `None` when there is none, an error when it is larger than `limit` or cannot be read.
-    pub(super) fn read(&self, inside: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    pub(in crate::gpu) fn read(&self, inside: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.open_file(inside) else { return Ok(None) };
         let mut content = Vec::new();
         file.take(limit + 1).read_to_end(&mut content)?;

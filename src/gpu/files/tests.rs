@@ -114,6 +114,45 @@ fn libraries_of_another_driver_are_an_error() {
 }
 
 #[test]
+fn a_library_that_says_its_version_counts_more() {
+    let tree = Tree::new().file("/usr/lib64/libcuda.so.1", elf(Bits::B64, "libcuda.so.1")).library(
+        "/usr/local/nvidia/lib64",
+        "libcuda",
+        "libcuda.so.1",
+    );
+    let files = tree.find(Linux, "compute");
+    assert_eq!(libraries(&files, Bits::B64), ["libcuda.so.570.86.10"]);
+    // Without such a one, what has no version is taken at its word.
+    let tree = Tree::new().file("/usr/lib64/libcuda.so.1", elf(Bits::B64, "libcuda.so.1"));
+    assert_eq!(libraries(&tree.find(Linux, "compute"), Bits::B64), ["libcuda.so.1"]);
+    // But not a link to another driver's.
+    let tree = Tree::new()
+        .version_of_library("/opt", "libcuda", "libcuda.so.1", "555.42.06")
+        .link("/usr/lib64/libcuda.so.1", "/opt/libcuda.so.1");
+    assert!(tree.try_find(Linux, "compute", &[]).is_err());
+}
+
+#[test]
+fn a_driver_in_two_halves_is_an_error_for_who_computes() {
+    let lib = "/usr/lib64";
+    let old_cuda = Tree::new().version_of_library(lib, "libcuda", "libcuda.so.1", "555.42.06").library(
+        lib,
+        "libnvidia-ml",
+        "libnvidia-ml.so.1",
+    );
+    assert!(old_cuda.try_find(Linux, "compute,utility", &[]).is_err());
+    old_cuda.find(Linux, "utility").check().unwrap();
+    let old_nvml = Tree::new().library(lib, "libcuda", "libcuda.so.1").version_of_library(
+        lib,
+        "libnvidia-ml",
+        "libnvidia-ml.so.1",
+        "555.42.06",
+    );
+    old_nvml.find(Linux, "compute,utility").check().unwrap();
+    assert!(old_nvml.try_find(Linux, "utility", &[]).is_err());
+}
+
+#[test]
 fn without_libcuda_nothing_computes() {
     let tree = Tree::new().library("/usr/lib64", "libnvidia-ml", "libnvidia-ml.so.1");
     let files = tree.find(Linux, "compute,utility");
@@ -274,4 +313,14 @@ fn a_root_that_is_not_there_is_an_error() {
     let driver = Driver { version: Version::new(VERSION), platform: Linux, cuda: None };
     let error = find(&places, &driver, &Capabilities::default()).unwrap_err().to_string();
     assert!(error.starts_with("cannot open the driver's root `/nowhere/at/all`\nhint: `--driver-root`"), "{error}");
+}
+
+#[test]
+fn configuration_that_names_a_path_is_noted() {
+    let path = "/nix/store/0123-nvidia/lib/libGLX_nvidia.so.0";
+    let icd = |library: &str| format!(r#"{{"ICD": {{"library_path": "{library}", "api_version": "1.4"}}}}"#);
+    let place = "/run/opengl-driver/share/vulkan/icd.d/nvidia_icd.x86_64.json";
+    let notes = |library: &str| Tree::new().file(place, icd(library)).find(Linux, "graphics").notes;
+    assert!(notes("libGLX_nvidia.so.0").is_empty());
+    assert!(notes(path)[0].starts_with(&format!("`{place}` names the library `{path}` by its path")));
 }
