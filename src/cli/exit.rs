@@ -15,6 +15,9 @@ use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
 use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
+use crate::gpu::CapabilityError;
+use crate::gpu::files::FilesError;
+use crate::gpu::proc_view::ProcViewError;
 use crate::image::{PlatformError, ReferenceError};
 use crate::spec::SpecError;
 use crate::store::{RunNameError, SecretNameError, SecretValueError, StoreError, TagNameError};
@@ -63,6 +66,12 @@ pub(super) enum CliError {
     SecretName(#[from] SecretNameError),
     #[error(transparent)]
     SecretValue(#[from] SecretValueError),
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    #[error(transparent)]
+    DriverFiles(#[from] FilesError),
+    #[error(transparent)]
+    ProcView(#[from] ProcViewError),
     /// A file of the user cannot be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -98,6 +107,9 @@ impl CliError {
             | Self::TagName(_)
             | Self::SecretName(_)
             | Self::SecretValue(_)
+            | Self::Capability(_)
+            | Self::DriverFiles(_)
+            | Self::ProcView(_)
             | Self::Read { .. }
             | Self::Process(..) => FAULT,
             // As a shell says of a child that was killed with SIGKILL.

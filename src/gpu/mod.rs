@@ -19,6 +19,13 @@ mod process;
 mod roots;
 mod smi;
 
+pub mod edits;
+pub mod explain;
+pub mod files;
+pub mod proc_view;
+pub mod require;
+pub mod wishes;
+
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use discover::{DiscoverError, discover, pci_gpus};
 pub use facts::{Facts, GpuFacts, ask};
