@@ -11,12 +11,24 @@
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
 mod capability;
+mod chosen;
+mod grant;
+mod holder;
 mod inventory;
+mod model;
+mod request;
 mod roots;
+mod select;
 
 pub use capability::{Capabilities, Capability, CapabilityError};
+pub use chosen::Chosen;
+pub use grant::{Grant, Granted};
+pub use holder::{Holder, Taken};
 pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
+pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
+pub use request::{DeviceName, GpuRequest, MigProfile, RequestError, Which};
 pub use roots::Roots;
+pub use select::{SelectError, select};
