@@ -15,6 +15,7 @@ mod chosen;
 mod grant;
 mod holder;
 mod inventory;
+pub mod lease;
 mod model;
 mod request;
 mod roots;

@@ -81,7 +81,7 @@ impl Life {
         let (request, descriptors) = receive_request(&control)?;
         let mut descriptors = descriptors.into_iter();
         let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
-        sys::bind_lock_to_process(&lock)?;
+        sys::bind_lock_to_process(&lock, sys::LockMode::Exclusive)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
         Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, stdin: descriptors.next() })
