@@ -1,6 +1,6 @@
 //! A GPU, or a MIG device, belongs to one run at a time, or to runs that all share.
 //!
-//! The kernel's locks say whose a GPU is (see [`place`] for the files), so that whoever is killed lets go of it. Who looks and then
+//! The kernel's locks say whose a GPU is (`lease/place.rs` lists the files), so that whoever is killed lets go of it. Who looks and then
 //! takes holds the ledger for that moment: all is had or nothing. Who waits stands in line; only the first in line collects
 //! GPUs as they come free, so that many small runs cannot keep a large one waiting for ever, and no two of them wait for each
 //! other. Who does not wait takes what is free at once.
@@ -101,7 +101,8 @@ pub enum LeaseError {
 fn span(waited: Duration) -> String {
     let seconds = waited.as_secs();
     let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    let text: String = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    let parts = parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}"));
+    let text = parts.collect::<Vec<_>>().concat();
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 

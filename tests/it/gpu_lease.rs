@@ -72,6 +72,7 @@ fn take_quietly(dir: &Path, id: &str, request: &str, wait: Wait) -> Result<Lease
 struct Process(Child);
 
 impl Process {
+    #[expect(clippy::disallowed_methods, reason = "a process that can be killed takes a process")]
     fn start(test: &str, task: &str) -> Self {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", &format!("gpu_lease::{test}"), "--ignored", "--nocapture"]);
@@ -156,8 +157,7 @@ fn in_own_process_hold() {
         for proof in &proofs {
             flock(proof, FlockOperation::Unlock).unwrap();
         }
-        let mut leases = leased.leases.unwrap();
-        leases.forget_orphans().unwrap();
+        leased.leases.unwrap().forget_orphans().unwrap();
         log.write_all(b".").unwrap();
     }
 }
@@ -204,8 +204,8 @@ fn gpu_leases_outlive_any_kill() {
 fn in_own_process_supervise() {
     let (dir, id) = task();
     let shared = id.starts_with("shared");
-    let leased = take(&dir, &id, "3", shared, Wait::No, |_| ControlFlow::Continue(())).unwrap();
-    let leases = leased.leases.unwrap();
+    let taken = take(&dir, &id, "3", shared, Wait::No, |_| ControlFlow::Continue(())).unwrap();
+    let leases = taken.leases.unwrap();
     let files: Vec<OwnedFd> = leases.descriptors().into_iter().map(|file| file.try_clone_to_owned().unwrap()).collect();
     leases.hand_over();
     let handed = Handed::adopt(&dir.join("gpus"), &id, shared, files).unwrap();
