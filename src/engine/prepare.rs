@@ -168,7 +168,7 @@ fn fill(
             .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
             .collect(),
         root_edits: RootEdits::default(),
-        leases: 0,
+        leases: None,
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),

@@ -11,27 +11,40 @@
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
 mod capability;
+mod chosen;
 mod discover;
 mod facts;
+mod grant;
+mod holder;
 mod inventory;
+mod model;
 mod nvml;
 mod process;
+mod request;
 mod roots;
+mod select;
 mod smi;
 
 pub mod edits;
 pub mod explain;
 pub mod files;
+pub mod lease;
 pub mod proc_view;
 pub mod require;
 pub mod wishes;
 
 pub use capability::{Capabilities, Capability, CapabilityError};
+pub use chosen::Chosen;
 pub use discover::{DiscoverError, discover, pci_gpus};
 pub use facts::{Facts, GpuFacts, ask};
+pub use grant::{Grant, Granted};
+pub use holder::{Holder, Taken};
 pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
+pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
 pub use nvml::{NVML_ARGV0, ProbeError, WatchEvent, Watcher, nvml_entry};
+pub use request::{DeviceName, GpuRequest, MigProfile, RequestError, Which};
 pub use roots::Roots;
+pub use select::{SelectError, select};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct ByteSize(pub u64);
 
 /// Why a string is not a size.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("size `{0}` is malformed, expected a number with an optional unit, e.g. `512MB`, `16GB`, `8GiB`, `64m`")]
 pub struct ByteSizeError(String);
 
@@ -32,6 +32,16 @@ impl ByteSize {
     /// [`ByteSizeError`] for anything but a number with an optional unit.
     pub fn from_workflow(text: &str) -> Result<Self, ByteSizeError> {
         Self::parse(text, |unit| if unit.contains('i') { 1024 } else { 1000 })
+    }
+
+    /// As people have written it: decimal when it is round in decimal units only.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        const UNITS: [(u64, &str); 4] =
+            [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];
+        let is_binary = self.0.is_multiple_of(1 << 20);
+        let decimal = UNITS.iter().find(|(unit, _)| !is_binary && self.0 >= *unit && self.0.is_multiple_of(*unit));
+        decimal.map_or_else(|| self.to_string(), |(unit, name)| format!("{} {name}", self.0 / unit))
     }
 
     fn parse(text: &str, base: impl Fn(&str) -> u32) -> Result<Self, ByteSizeError> {
@@ -126,5 +136,9 @@ mod tests {
         assert_eq!(ByteSize(64 << 20).to_string(), "64 MiB");
         assert_eq!(ByteSize(1536).to_string(), "1.5 KiB");
         assert_eq!(ByteSize(u64::MAX).to_string(), "16383.9 PiB");
+        for (bytes, words) in [(16_000_000_000, "16 GB"), (16 << 30, "16 GiB"), (1_500_000_000, "1500 MB"), (0, "0 B")]
+        {
+            assert_eq!(ByteSize(bytes).in_words(), words);
+        }
     }
 }

@@ -30,10 +30,11 @@ use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
 use crate::artifact::Uploader;
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage, restrict_devices};
+use crate::gpu::lease::Handed;
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
 use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError};
-use crate::sys;
+use crate::sys::{self, LockMode};
 use crate::words::{describe, printable};
 
 /// Passed on to the workload.
@@ -64,8 +65,10 @@ pub(super) struct Life {
     pub(super) uploader: Option<Uploader>,
     audience: Audience,
     signals: SignalFd,
-    /// The locks of the run and its devices: held until this process ends, however it ends.
-    _locks: Vec<OwnedFd>,
+    /// The run's lock: held until this process ends, however it ends.
+    _lock: OwnedFd,
+    /// Its GPUs, until nothing of the run is left that could use them.
+    leases: Option<Handed>,
     stdin: Option<OwnedFd>,
 }
 
@@ -81,16 +84,18 @@ impl Life {
         dup2_stdin(File::open("/dev/null")?)?;
         let (request, descriptors) = receive_request(&control)?;
         let mut descriptors = descriptors.into_iter();
-        let locks: Vec<OwnedFd> = descriptors.by_ref().take(1 + request.leases).collect();
-        if locks.len() != 1 + request.leases {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        for lock in &locks {
-            sys::bind_lock_to_process(lock)?;
-        }
+        let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
+        sys::bind_lock_to_process(&lock, LockMode::Exclusive)?;
+        let leases = match &request.leases {
+            Some(leases) => {
+                let files = descriptors.by_ref().take(leases.count).collect();
+                Some(Handed::adopt(&leases.dir, &request.record.id, leases.shared, files)?)
+            }
+            None => None,
+        };
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
-        Ok(Self { request, run, uploader: None, audience, signals, _locks: locks, stdin: descriptors.next() })
+        Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, leases, stdin: descriptors.next() })
     }
 
     fn live(&mut self) {
@@ -116,6 +121,10 @@ impl Life {
         self.touch_caches();
         for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
             self.warn(warning);
+        }
+        if let Some(leases) = self.leases.take() {
+            let released = leases.release();
+            self.warn_if(released.map_err(|error| format!("the note about the run's GPUs stays: {error}")));
         }
         if !self.request.record.remove {
             let written = recorded.or_else(|_| self.run.write_record(&self.request.record));

@@ -45,8 +45,8 @@ pub struct Request {
     pub volumes: Vec<Volume>,
     /// What the run's devices change in the root file system.
     pub root_edits: RootEdits,
-    /// How many locks of devices come with the request, after the run's own.
-    pub leases: usize,
+    /// The locks of the run's GPUs, which come after the run's own.
+    pub leases: Option<LeaseFiles>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// Number of the signal that asks the workload to stop.
@@ -63,6 +63,18 @@ pub struct Request {
     pub artifact_owner: Option<(u32, u32)>,
     /// How to go about it.
     pub conduct: Conduct,
+}
+
+/// Open files with locks of GPUs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseFiles {
+    /// Where they are.
+    pub dir: PathBuf,
+    /// How many.
+    pub count: usize,
+    /// Whether other runs may have these GPUs as well.
+    pub shared: bool,
 }
 
 /// How a supervisor goes about a run.
@@ -196,7 +208,7 @@ pub enum StopReason {
     Aborted,
 }
 
-/// Sends the request; `descriptors` are the run's lock, those of its devices ([`Request::leases`] of them) and, when there is
+/// Sends the request; `descriptors` are the run's lock, those of its devices (as [`Request::leases`] says) and, when there is
 /// one, the container's standard input.
 pub fn send_request(socket: &UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(request)?;

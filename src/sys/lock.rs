@@ -83,6 +83,21 @@ impl Lock {
         }
     }
 
+    /// Makes the file at `path` with this content, locked exclusively before anybody sees it; takes the place of what is there.
+    ///
+    /// `passing` is another name in the same directory, which the caller makes sure that nobody else uses meanwhile.
+    pub fn publish(path: &Path, passing: &Path, content: &[u8]) -> io::Result<Self> {
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(passing)?;
+        set_lock(&file, LockMode::Exclusive, Wait::No)?;
+        let published = file.write_all(content).and_then(|()| std::fs::rename(passing, path));
+        if let Err(error) = published {
+            drop(std::fs::remove_file(passing));
+            return Err(error);
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
     /// Releases an exclusive lock and removes its file, for locks whose name will not soon be wanted again.
     pub fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
@@ -113,11 +128,7 @@ enum Wait {
 }
 
 fn set_lock(file: &File, mode: LockMode, wait: Wait) -> Result<(), Errno> {
-    let kind = match mode {
-        LockMode::Shared => libc::F_RDLCK,
-        LockMode::Exclusive => libc::F_WRLCK,
-    };
-    let whole = whole_file(kind);
+    let whole = whole_file(kind_of(mode));
     let argument = match wait {
         Wait::Yes => FcntlArg::F_OFD_SETLKW(&whole),
         Wait::No => FcntlArg::F_OFD_SETLK(&whole),
@@ -125,7 +136,14 @@ fn set_lock(file: &File, mode: LockMode, wait: Wait) -> Result<(), Errno> {
     fcntl(file, argument).map(drop)
 }
 
-/// Binds an exclusive lock that was handed over with its open file to the life of this process.
+const fn kind_of(mode: LockMode) -> i32 {
+    match mode {
+        LockMode::Shared => libc::F_RDLCK,
+        LockMode::Exclusive => libc::F_WRLCK,
+    }
+}
+
+/// Binds a lock that was handed over with its open file to the life of this process; `mode` is how it is held.
 ///
 /// An open file is shared with every child that is forked, so its lock outlives this process for as long as one of them
 /// keeps it open. A record lock (`F_SETLK`) belongs to the process alone, but cannot be handed over. Hence the exchange: at
@@ -133,10 +151,10 @@ fn set_lock(file: &File, mode: LockMode, wait: Wait) -> Result<(), Errno> {
 ///
 /// The kernel drops record locks when the process closes *any* descriptor of the file: `file` must stay open, and must be
 /// opened nowhere else in the process.
-pub fn bind_lock_to_process(file: &impl AsFd) -> io::Result<()> {
+pub fn bind_lock_to_process(file: &impl AsFd, mode: LockMode) -> io::Result<()> {
     let file = file.as_fd();
     fcntl(file, FcntlArg::F_OFD_SETLK(&part_of_file(libc::F_UNLCK, 1, 0)))?;
-    fcntl(file, FcntlArg::F_SETLK(&part_of_file(libc::F_WRLCK, 1, 0)))?;
+    fcntl(file, FcntlArg::F_SETLK(&part_of_file(kind_of(mode), 1, 0)))?;
     fcntl(file, FcntlArg::F_OFD_SETLK(&part_of_file(libc::F_UNLCK, 0, 1)))?;
     Ok(())
 }
@@ -222,10 +240,36 @@ mod tests {
         let path = dir.path().join("lock");
         let lock = Lock::try_acquire(&path, LockMode::Exclusive).unwrap().unwrap();
         let copy = lock.file().try_clone().unwrap();
-        bind_lock_to_process(lock.file()).unwrap();
+        bind_lock_to_process(lock.file(), LockMode::Exclusive).unwrap();
         assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());
         // That attempt has closed a descriptor of the file, which to a record lock is the end of the process.
         assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_some());
         drop(copy);
+    }
+
+    #[test]
+    fn a_bound_shared_lock_is_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::try_acquire(&path, LockMode::Shared).unwrap().unwrap();
+        bind_lock_to_process(lock.file(), LockMode::Shared).unwrap();
+        // The other is not closed before the third has been refused: see above.
+        let second = Lock::try_acquire(&path, LockMode::Shared).unwrap().unwrap();
+        assert!(Lock::try_acquire(&path, LockMode::Exclusive).unwrap().is_none());
+        drop(second);
+    }
+
+    #[test]
+    fn a_published_file_is_locked_from_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, passing) = (dir.path().join("note"), dir.path().join("new"));
+        let first = Lock::publish(&path, &passing, b"one").unwrap();
+        let second = Lock::publish(&path, &passing, b"two").unwrap();
+        drop(first);
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(Lock::holder(&path).unwrap(), Some(None));
+        assert!(!passing.exists() && names(&path, second.file()).unwrap());
+        drop(second);
+        assert_eq!(Lock::holder(&path).unwrap(), None);
     }
 }
