@@ -11,12 +11,17 @@
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
 mod capability;
+pub mod cdi;
+mod device_flag;
 mod inventory;
+mod node;
 mod roots;
 
 pub use capability::{Capabilities, Capability, CapabilityError};
+pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};
 pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
+pub use node::NodeProblem;
 pub use roots::Roots;
