@@ -12,12 +12,14 @@
 
 mod capability;
 mod chosen;
+mod device_flag;
 mod discover;
 mod facts;
 mod grant;
 mod holder;
 mod inventory;
 mod model;
+mod node;
 mod nvml;
 mod process;
 mod request;
@@ -25,6 +27,7 @@ mod roots;
 mod select;
 mod smi;
 
+pub mod cdi;
 pub mod edits;
 pub mod explain;
 pub mod files;
@@ -35,6 +38,7 @@ pub mod wishes;
 
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use chosen::Chosen;
+pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};
 pub use discover::{DiscoverError, discover, pci_gpus};
 pub use facts::{Facts, GpuFacts, ask};
 pub use grant::{Grant, Granted};
@@ -44,6 +48,7 @@ pub use inventory::{
     Version,
 };
 pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
+pub use node::NodeProblem;
 pub use nvml::{NVML_ARGV0, ProbeError, WatchEvent, Watcher, nvml_entry};
 pub use request::{DeviceName, GpuRequest, MigProfile, RequestError, Which};
 pub use roots::Roots;

@@ -30,7 +30,7 @@ use oci_spec::runtime::{Capability, RootBuilder, Spec, SpecBuilder};
 pub use edits::{Device, DeviceKind, EditHook, EditMount, Edits};
 pub use env::{CallerEnv, EnvSetting, parse_env_file};
 pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
-pub use mount_flags::{BindMount, MountSetting, TmpfsMount};
+pub use mount_flags::{BindMount, MountSetting, TmpfsMount, container_path};
 pub use mounts::ImageVolume;
 pub use network::{Hostname, Network};
 pub use resources::{Cpus, MemoryLimit};

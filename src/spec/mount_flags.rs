@@ -215,7 +215,7 @@ fn no_nul(path: &Path) -> Result<(), MountProblem> {
 
 /// Checks a place in the container. `/dev` and `/proc` are the runtime's: it makes nodes and links in `/dev`, which would
 /// land in the source of a bind mount, and masks files of `/proc`.
-pub(super) fn container_path(path: &Path) -> Result<PathBuf, MountProblem> {
+pub fn container_path(path: &Path) -> Result<PathBuf, MountProblem> {
     let cleaned = clean(path).ok_or_else(|| MountProblem::DestinationRelative(path.display().to_string()))?;
     no_nul(&cleaned)?;
     if cleaned == Path::new("/") {
