@@ -143,7 +143,8 @@ fn from_information(text: &str, pci: PciAddress) -> Option<Gpu> {
         text.lines().filter_map(|line| line.split_once(':')).map(|(key, value)| (key.trim(), value.trim())).collect();
     // Before a GPU is initialised its UUID is a row of question marks.
     let uuid: GpuUuid = keys.get("GPU UUID")?.parse().ok()?;
-    let unusable = (keys.get("GPU Excluded") == Some(&"Yes")).then(|| "the driver is told to leave it alone".to_owned());
+    let unusable =
+        (keys.get("GPU Excluded") == Some(&"Yes")).then(|| "the driver is told to leave it alone".to_owned());
     Some(Gpu {
         uuid,
         index: 0,

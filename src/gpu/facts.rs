@@ -60,7 +60,9 @@ pub fn ask(library: Option<&Path>, smi: Option<&Path>) -> Facts {
     match smi.map(smi::ask) {
         Some(Ok(facts)) => return Facts { notes, ..facts },
         Some(Err(error)) => notes.push(format!("nvidia-smi does not answer: {}", describe(&error))),
-        None => notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned()),
+        None => {
+            notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned())
+        }
     }
     Facts { notes, ..Facts::default() }
 }

@@ -101,6 +101,21 @@ pub enum RootfsError {
         /// What it is instead.
         found: &'static str,
     },
+    /// Something that a device brings cannot be put into the root file system.
+    #[error("cannot make `{path}` in the root file system")]
+    Edit {
+        /// The place in the container.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The image has a directory where a file of a device belongs.
+    #[error("`{path}` of the image is a directory, expected a file or nothing: a file of the device belongs there")]
+    InTheWay {
+        /// The place in the container.
+        path: PathBuf,
+    },
     /// A name from the image's configuration cannot be a path.
     #[error("`{path}` cannot be a directory of the image")]
     Name {

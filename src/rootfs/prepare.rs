@@ -87,7 +87,7 @@ pub fn seed_volume(root: &Path, destination: &str, host: &Path) -> Result<(), Ro
 }
 
 /// Makes a directory with those above it, and opens it.
-fn make_directory(root: &Dir, path: &str) -> Result<Dir, RootfsError> {
+pub(super) fn make_directory(root: &Dir, path: &str) -> Result<Dir, RootfsError> {
     let mut trail = Trail::new(path.as_bytes());
     let mut at = ImagePath::root();
     let mut dir = open(root, &at)?;
@@ -120,7 +120,7 @@ fn make_directory(root: &Dir, path: &str) -> Result<Dir, RootfsError> {
     Ok(dir)
 }
 
-fn new_directory(dir: &Dir, name: &OsStr) -> io::Result<()> {
+pub(super) fn new_directory(dir: &Dir, name: &OsStr) -> io::Result<()> {
     dir.make_dir(name, NEW_DIRECTORY_MODE)?;
     // The umask is ours, not the image's; a parent with a set-group-ID bit hands down its group.
     dir.set_owner(name, 0, 0)?;

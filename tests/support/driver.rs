@@ -291,7 +291,10 @@ impl TreeBuilder {
                 let dir = proc.join(format!("driver/nvidia/capabilities/gpu{minor}/mig/gi{instance}"));
                 write(&dir.join("access"), access(next).as_bytes(), 0o444);
                 write(&dir.join("ci0/access"), access(next + 1).as_bytes(), 0o444);
-                minors += &format!("gpu{minor}/gi{instance}/access {next}\ngpu{minor}/gi{instance}/ci0/access {}\n", next + 1);
+                minors += &format!(
+                    "gpu{minor}/gi{instance}/access {next}\ngpu{minor}/gi{instance}/ci0/access {}\n",
+                    next + 1
+                );
                 next += 2;
             }
         }
@@ -360,7 +363,8 @@ impl TreeBuilder {
             }
         }
         let local = self.layout == Layout::Local;
-        let (bin, share) = if local { ("usr/local/nvidia/bin", "usr/local/nvidia/share") } else { ("usr/bin", "usr/share") };
+        let (bin, share) =
+            if local { ("usr/local/nvidia/bin", "usr/local/nvidia/share") } else { ("usr/bin", "usr/share") };
         let bin = if self.layout == Layout::Wsl { "usr/lib/wsl/lib" } else { bin };
         self.smi(tree, bin);
         for name in ["nvidia-debugdump", "nvidia-persistenced", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"] {
@@ -374,7 +378,11 @@ impl TreeBuilder {
             write(&root.join("lib/firmware/nvidia").join(&self.version).join(name), b"firmware", 0o644);
         }
         if self.has_manifest {
-            write(&root.join("usr/share/nvidia/files.d/sandboxutils-filelist.json"), self.manifest_text().as_bytes(), 0o644);
+            write(
+                &root.join("usr/share/nvidia/files.d/sandboxutils-filelist.json"),
+                self.manifest_text().as_bytes(),
+                0o644,
+            );
         }
     }
 
@@ -417,9 +425,7 @@ impl TreeBuilder {
     }
 
     fn manifest_text(&self) -> String {
-        let entry = |name: String, kind: &str, category: &str| {
-            serde_json::json!({ "name": name, "type": kind, "category": [category], "optional": false })
-        };
+        let entry = |name: String, kind: &str, category: &str| serde_json::json!({ "name": name, "type": kind, "category": [category], "optional": false });
         let version = &self.version;
         let list = [
             entry(format!("libcuda.so.{version}"), "LIB", "compute"),
@@ -488,7 +494,8 @@ fn compiled(source: &str, soname: &str, version: &str) -> Vec<u8> {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, out) = (dir.path().join("library.c"), dir.path().join("library.so"));
         fs::write(&file, source).expect("a source");
-        let words = ["-shared", "-fPIC", "-nostdlib", "-O1", &format!("-DVERSION={version}"), &format!("-Wl,-soname,{soname}")];
+        let words =
+            ["-shared", "-fPIC", "-nostdlib", "-O1", &format!("-DVERSION={version}"), &format!("-Wl,-soname,{soname}")];
         let words = words.iter().map(std::ffi::OsStr::new);
         tool("cc", words.chain(["-o".as_ref(), out.as_os_str(), file.as_os_str()]));
         fs::read(out).expect("a library")
