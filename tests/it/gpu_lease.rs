@@ -139,27 +139,36 @@ fn in_own_process_hold() {
         };
         let id = format!("{number}-{round}");
         let go_on = |_: &Waiting| ControlFlow::Continue(());
-        let leased = match take(&dir, &id, &count.to_string(), shared, wait, go_on) {
-            Ok(leased) => leased,
+        let taken = match take(&dir, &id, &count.to_string(), shared, wait, go_on) {
+            Ok(taken) => taken,
             Err(LeaseError::Select(_) | LeaseError::Waited { .. } | LeaseError::InLine { .. }) => continue,
             Err(error) => panic!("{error}: {error:?}"),
         };
-        assert_eq!(leased.chosen.len() as u64, count);
+        assert_eq!(taken.chosen.len() as u64, count);
         let mode =
             if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
-        for chosen in &leased.chosen {
+        for chosen in &taken.chosen {
             let index = chosen.gpu().index;
             if flock(&proofs[index as usize], mode).is_err() {
                 fs::write(dir.join(format!("twice.{id}")), format!("GPU {index}")).unwrap();
             }
         }
-        sleep(milliseconds(dice.below(12)));
+        sleep(milliseconds(dice.below(30)));
         for proof in &proofs {
             flock(proof, FlockOperation::Unlock).unwrap();
         }
-        leased.leases.unwrap().forget_orphans().unwrap();
-        log.write_all(b".").unwrap();
+        let mut leases = taken.leases.unwrap();
+        log.write_all(if leases.orphans().is_empty() { b"." } else { b"!" }).unwrap();
+        leases.forget_orphans().unwrap();
     }
+}
+
+/// Which process holds GPUs at the moment, or waits with some.
+fn one_that_holds(gpus: &Path, running: &[(u32, Process)], dice: &mut Dice) -> Option<usize> {
+    let holders = holders(gpus).unwrap();
+    let which = usize::try_from(dice.below(holders.len().max(1) as u64)).unwrap();
+    let number: u32 = holders.get(which)?.id.split_once('-')?.0.parse().ok()?;
+    running.iter().position(|(running, _)| *running == number)
 }
 
 #[test]
@@ -170,27 +179,29 @@ fn gpu_leases_outlive_any_kill() {
     }
     File::create(dir.path().join("log")).unwrap();
     let start = |number: u32| Process::start("in_own_process_hold", &format!("{} {number}", dir.path().display()));
+    let gpus = dir.path().join("gpus");
     let mut dice = Dice(0x2545_f491);
-    let mut running: Vec<Process> = (1..=PROCESSES).map(start).collect();
+    let mut running: Vec<(u32, Process)> = (1..=PROCESSES).map(|number| (number, start(number))).collect();
     for number in PROCESSES + 1..=PROCESSES + KILLS {
         sleep(milliseconds(dice.below(25)));
-        let which = usize::try_from(dice.below(u64::from(PROCESSES))).unwrap();
+        let any = usize::try_from(dice.below(u64::from(PROCESSES))).unwrap();
+        let which = if dice.below(3) == 0 { any } else { one_that_holds(&gpus, &running, &mut dice).unwrap_or(any) };
         // One that has ended by itself has done so well.
-        if running[which].0.try_wait().unwrap().is_some_and(|status| !status.success()) {
+        if running[which].1.0.try_wait().unwrap().is_some_and(|status| !status.success()) {
             break;
         }
-        running[which].kill();
-        running[which] = start(number);
+        running[which].1.kill();
+        running[which] = (number, start(number));
     }
-    for process in &mut running {
+    for (_, process) in &mut running {
         let status = process.0.wait().unwrap();
         assert!(status.success(), "{}", std::io::read_to_string(process.0.stderr.take().unwrap()).unwrap());
     }
     let names = || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names().find(|name| name.starts_with("twice")), None, "two had the same GPU");
-    let held = fs::metadata(dir.path().join("log")).unwrap().len();
-    assert!(held > u64::from(PROCESSES), "{held} leases");
-    let gpus = dir.path().join("gpus");
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    let after_a_kill = log.matches('!').count();
+    assert!(log.len() > PROCESSES as usize && after_a_kill > 5, "too little was tried: {log}");
     assert_eq!(holders(&gpus).unwrap(), []);
     let mut all = take_quietly(dir.path(), "last", "all", Wait::No).unwrap();
     assert_eq!(all.chosen.len(), GPUS as usize, "no GPU was lost");
