@@ -31,6 +31,7 @@ pub mod cdi;
 pub mod edits;
 pub mod explain;
 pub mod files;
+pub mod ldcache;
 pub mod lease;
 pub mod proc_view;
 pub mod require;
