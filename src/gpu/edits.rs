@@ -224,7 +224,10 @@ fn line(file: &DriverFile, at: &Path, section: Section) -> ExplainLine {
         container: at.display().to_string(),
         host: Some(file.host.display().to_string()),
         found: found.to_owned(),
-        why: file.wanted_by.to_string(),
+        why: match file.purpose {
+            "" => format!("{}: not known to us", file.wanted_by),
+            purpose => format!("{}: {purpose}", file.wanted_by),
+        },
     }
 }
 

@@ -221,7 +221,8 @@ impl Libraries {
             return None;
         }
         let kind = FileKind::Library { name, soname: elf.soname, bits: elf.bits };
-        Some(DriverFile { host: real.host, seen: path.to_owned(), kind, wanted_by, rule })
+        let purpose = lists::library_of(stem).map_or("", |library| library.purpose);
+        Some(DriverFile { host: real.host, seen: path.to_owned(), kind, wanted_by, purpose, rule })
     }
 
     fn missing(&self, wanted: Wanted<'_>, manifest: &[Listed], there: &HashSet<String>, files: &mut DriverFiles) {

@@ -11,6 +11,8 @@ pub(super) struct Library {
     pub(super) stem: &'static str,
     /// Which capabilities want it.
     pub(super) wanted_by: &'static [Capability],
+    /// What it is for, in words.
+    pub(super) purpose: &'static str,
     /// What does not work without it, if people are to be told. Drivers differ in the others.
     pub(super) loss: Option<Loss>,
 }
@@ -23,12 +25,18 @@ pub(super) struct Loss {
     pub(super) meaning: &'static str,
 }
 
-const fn library(stem: &'static str, wanted_by: &'static [Capability]) -> Library {
-    Library { stem, wanted_by, loss: None }
+const fn library(stem: &'static str, wanted_by: &'static [Capability], purpose: &'static str) -> Library {
+    Library { stem, wanted_by, purpose, loss: None }
 }
 
-const fn missed(stem: &'static str, wanted_by: &'static [Capability], needed: bool, meaning: &'static str) -> Library {
-    Library { stem, wanted_by, loss: Some(Loss { needed, meaning }) }
+const fn missed(
+    stem: &'static str,
+    wanted_by: &'static [Capability],
+    purpose: &'static str,
+    needed: bool,
+    meaning: &'static str,
+) -> Library {
+    Library { stem, wanted_by, purpose, loss: Some(Loss { needed, meaning }) }
 }
 
 /// Shared with the shader compilers of graphics.
@@ -36,54 +44,79 @@ const BOTH: &[Capability] = &[Compute, Graphics];
 
 /// In the order in which `gpu explain` shows them. NVENC and NVDEC go through CUDA, so video brings libcuda as well.
 pub(super) const LIBRARIES: &[Library] = &[
-    missed("libcuda", &[Compute, Video], true, "no CUDA program can use a GPU"),
-    library("libcudadebugger", &[Compute]),
+    missed("libcuda", &[Compute, Video], "CUDA itself", true, "no CUDA program can use a GPU"),
+    library("libcudadebugger", &[Compute], "debugging CUDA programs"),
     missed(
         "libnvidia-ptxjitcompiler",
         &[Compute, Video],
+        "compiles CUDA code for the GPU",
         false,
         "CUDA code that is not compiled for this GPU cannot run",
     ),
-    missed("libnvidia-nvvm", &[Compute], false, "compiling and linking GPU code at run time may fail"),
-    library("libnvidia-nvvm70", &[Compute]),
-    missed("libnvidia-opencl", &[Compute], false, "OpenCL programs do not see the GPU"),
-    library("libnvidia-gpucomp", BOTH),
-    library("libnvidia-fatbinaryloader", &[Compute]),
-    library("libnvidia-allocator", BOTH),
-    library("libnvidia-compiler", &[Compute]),
-    library("libnvidia-pkcs11", &[Compute]),
-    library("libnvidia-pkcs11-openssl3", &[Compute]),
-    library("libnvidia-tileiras", &[Compute]),
-    missed("libnvidia-ml", &[Utility], false, "nvidia-smi and everything else that asks NVML does not work"),
-    library("libnvidia-cfg", &[Utility]),
-    library("libnvidia-nscq", &[Utility]),
-    missed("libnvidia-encode", &[Video], false, "video cannot be encoded by the GPU"),
-    missed("libnvcuvid", &[Video], false, "video cannot be decoded by the GPU"),
-    library("libvdpau_nvidia", &[Video]),
-    library("libnvidia-opticalflow", &[Video]),
-    missed("libGLX_nvidia", &[Graphics], false, "OpenGL through X11 and Vulkan do not use the GPU"),
-    missed("libEGL_nvidia", &[Graphics], false, "OpenGL without a display (EGL) does not use the GPU"),
-    library("libGLESv2_nvidia", &[Graphics]),
-    library("libGLESv1_CM_nvidia", &[Graphics]),
-    library("libnvidia-eglcore", &[Graphics]),
-    library("libnvidia-glcore", &[Graphics]),
-    library("libnvidia-tls", &[Graphics]),
-    library("libnvidia-glsi", &[Graphics]),
-    library("libnvidia-fbc", &[Graphics]),
-    library("libnvidia-ifr", &[Graphics]),
-    library("libnvidia-rtcore", &[Graphics]),
-    library("libnvoptix", &[Graphics]),
-    library("libnvidia-glvkspirv", &[Graphics]),
-    library("libnvidia-cbl", &[Graphics]),
-    library("libnvidia-vulkan-producer", &[Graphics]),
-    library("libnvidia-vksc-core", &[Graphics]),
-    library("libnvidia-present", &[Graphics]),
-    library("libnvidia-egl-gbm", &[Graphics]),
-    library("libnvidia-egl-wayland", &[Graphics]),
-    library("libnvidia-egl-wayland2", &[Graphics]),
-    library("libnvidia-egl-xcb", &[Graphics]),
-    library("libnvidia-egl-xlib", &[Graphics]),
-    missed("libnvidia-ngx", &[Ngx], false, "NGX (DLSS) does not work"),
+    missed(
+        "libnvidia-nvvm",
+        &[Compute],
+        "compiles and links GPU code at run time",
+        false,
+        "compiling and linking GPU code at run time may fail",
+    ),
+    library("libnvidia-nvvm70", &[Compute], "compiles and links GPU code at run time"),
+    missed("libnvidia-opencl", &[Compute], "OpenCL", false, "OpenCL programs do not see the GPU"),
+    library("libnvidia-gpucomp", BOTH, "compiles GPU code and shaders"),
+    library("libnvidia-fatbinaryloader", &[Compute], "loads CUDA code"),
+    library("libnvidia-allocator", BOTH, "allocates memory that is shared with the GPU"),
+    library("libnvidia-compiler", &[Compute], "compiles OpenCL programs"),
+    library("libnvidia-pkcs11", &[Compute], "encryption for confidential computing"),
+    library("libnvidia-pkcs11-openssl3", &[Compute], "encryption for confidential computing"),
+    library("libnvidia-tileiras", &[Compute], "compiles CUDA code of tiles"),
+    missed(
+        "libnvidia-ml",
+        &[Utility],
+        "asking about GPUs (NVML)",
+        false,
+        "nvidia-smi and everything else that asks NVML does not work",
+    ),
+    library("libnvidia-cfg", &[Utility], "configuration of GPUs"),
+    library("libnvidia-nscq", &[Utility], "asking about NVSwitches"),
+    missed("libnvidia-encode", &[Video], "encodes video", false, "video cannot be encoded by the GPU"),
+    missed("libnvcuvid", &[Video], "decodes video", false, "video cannot be decoded by the GPU"),
+    library("libvdpau_nvidia", &[Video], "decodes video (VDPAU)"),
+    library("libnvidia-opticalflow", &[Video], "finds motion between pictures"),
+    missed(
+        "libGLX_nvidia",
+        &[Graphics],
+        "OpenGL through X11, and Vulkan",
+        false,
+        "OpenGL through X11 and Vulkan do not use the GPU",
+    ),
+    missed(
+        "libEGL_nvidia",
+        &[Graphics],
+        "OpenGL through EGL",
+        false,
+        "OpenGL without a display (EGL) does not use the GPU",
+    ),
+    library("libGLESv2_nvidia", &[Graphics], "OpenGL ES 2"),
+    library("libGLESv1_CM_nvidia", &[Graphics], "OpenGL ES 1"),
+    library("libnvidia-eglcore", &[Graphics], "the core of EGL"),
+    library("libnvidia-glcore", &[Graphics], "the core of OpenGL"),
+    library("libnvidia-tls", &[Graphics], "storage of threads, for OpenGL"),
+    library("libnvidia-glsi", &[Graphics], "OpenGL's way to the system"),
+    library("libnvidia-fbc", &[Graphics], "records the screen"),
+    library("libnvidia-ifr", &[Graphics], "records OpenGL"),
+    library("libnvidia-rtcore", &[Graphics], "ray tracing"),
+    library("libnvoptix", &[Graphics], "ray tracing (OptiX)"),
+    library("libnvidia-glvkspirv", &[Graphics], "compiles shaders of Vulkan"),
+    library("libnvidia-cbl", &[Graphics], "ray tracing of Vulkan"),
+    library("libnvidia-vulkan-producer", &[Graphics], "shows pictures of Vulkan"),
+    library("libnvidia-vksc-core", &[Graphics], "Vulkan SC"),
+    library("libnvidia-present", &[Graphics], "shows pictures of Vulkan"),
+    library("libnvidia-egl-gbm", &[Graphics], "EGL without a display server"),
+    library("libnvidia-egl-wayland", &[Graphics], "EGL on Wayland"),
+    library("libnvidia-egl-wayland2", &[Graphics], "EGL on Wayland"),
+    library("libnvidia-egl-xcb", &[Graphics], "EGL on X11"),
+    library("libnvidia-egl-xlib", &[Graphics], "EGL on X11"),
+    missed("libnvidia-ngx", &[Ngx], "NGX (DLSS)", false, "NGX (DLSS) does not work"),
 ];
 
 /// Libraries with a version of their own instead of the driver's.
@@ -122,27 +155,30 @@ const GLVND: &str =
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) wanted_by: &'static [Capability],
+    /// What it is for, in words.
+    pub(super) purpose: &'static str,
     pub(super) loss: Option<Loss>,
 }
 
-const fn program(name: &'static str, wanted_by: &'static [Capability]) -> Program {
-    Program { name, wanted_by, loss: None }
+const fn program(name: &'static str, wanted_by: &'static [Capability], purpose: &'static str) -> Program {
+    Program { name, wanted_by, purpose, loss: None }
 }
 
 pub(super) const PROGRAMS: &[Program] = &[
     Program {
         name: "nvidia-smi",
         wanted_by: &[Utility],
+        purpose: "shows and sets up GPUs",
         loss: Some(Loss { needed: false, meaning: "the command nvidia-smi is not there" }),
     },
-    program("nvidia-debugdump", &[Utility]),
-    program("nvidia-persistenced", &[Utility]),
-    program("nv-fabricmanager", &[Utility]),
-    program("nvidia-imex", &[Utility]),
-    program("nvidia-imex-ctl", &[Utility]),
-    program("nvidia-cuda-mps-control", &[Compute]),
-    program("nvidia-cuda-mps-server", &[Compute]),
-    program("nvidia-xconfig", &[Display]),
+    program("nvidia-debugdump", &[Utility], "collects data of a crashed GPU"),
+    program("nvidia-persistenced", &[Utility], "keeps GPUs ready"),
+    program("nv-fabricmanager", &[Utility], "sets up NVSwitches"),
+    program("nvidia-imex", &[Utility], "shares memory between machines"),
+    program("nvidia-imex-ctl", &[Utility], "shares memory between machines"),
+    program("nvidia-cuda-mps-control", &[Compute], "runs several CUDA programs on one GPU"),
+    program("nvidia-cuda-mps-server", &[Compute], "runs several CUDA programs on one GPU"),
+    program("nvidia-xconfig", &[Display], "configures the X server"),
 ];
 
 /// A file of configuration, or of data that a library reads.
@@ -152,33 +188,35 @@ pub(super) struct Configuration {
     /// The directory that `tail` lies below in the container.
     pub(super) base: &'static str,
     pub(super) wanted_by: &'static [Capability],
+    /// What it is for, in words.
+    pub(super) purpose: &'static str,
 }
 
-const fn share(tail: &'static str, wanted_by: &'static [Capability]) -> Configuration {
-    Configuration { tail, base: "/usr/share", wanted_by }
+const fn share(tail: &'static str, wanted_by: &'static [Capability], purpose: &'static str) -> Configuration {
+    Configuration { tail, base: "/usr/share", wanted_by, purpose }
 }
 
-const fn etc(tail: &'static str, wanted_by: &'static [Capability]) -> Configuration {
-    Configuration { tail, base: "/etc", wanted_by }
+const fn etc(tail: &'static str, wanted_by: &'static [Capability], purpose: &'static str) -> Configuration {
+    Configuration { tail, base: "/etc", wanted_by, purpose }
 }
 
 pub(super) const CONFIGURATION: &[Configuration] = &[
-    etc("OpenCL/vendors/nvidia.icd", &[Compute]),
-    share("glvnd/egl_vendor.d/10_nvidia.json", &[Graphics]),
-    share("egl/egl_external_platform.d/09_nvidia_wayland2.json", &[Graphics]),
-    share("egl/egl_external_platform.d/10_nvidia_wayland.json", &[Graphics]),
-    share("egl/egl_external_platform.d/15_nvidia_gbm.json", &[Graphics]),
-    share("egl/egl_external_platform.d/20_nvidia_xcb.json", &[Graphics]),
-    share("egl/egl_external_platform.d/20_nvidia_xlib.json", &[Graphics]),
-    etc("vulkan/icd.d/nvidia_icd.json", &[Graphics]),
-    etc("vulkan/icd.d/nvidia_icd.x86_64.json", &[Graphics]),
-    etc("vulkan/icd.d/nvidia_icd.aarch64.json", &[Graphics]),
-    etc("vulkan/icd.d/nvidia_layers.json", &[Graphics]),
-    etc("vulkan/implicit_layer.d/nvidia_layers.json", &[Graphics]),
-    share("vulkansc/icd.d/nvidia_icd_vksc.json", &[Graphics]),
-    share("nvidia/nvoptix.bin", &[Graphics]),
-    share("X11/xorg.conf.d/10-nvidia.conf", &[Display]),
-    share("X11/xorg.conf.d/nvidia-drm-outputclass.conf", &[Display]),
+    etc("OpenCL/vendors/nvidia.icd", &[Compute], "tells OpenCL which library to load"),
+    share("glvnd/egl_vendor.d/10_nvidia.json", &[Graphics], "tells EGL which library to load"),
+    share("egl/egl_external_platform.d/09_nvidia_wayland2.json", &[Graphics], "tells EGL which library to load"),
+    share("egl/egl_external_platform.d/10_nvidia_wayland.json", &[Graphics], "tells EGL which library to load"),
+    share("egl/egl_external_platform.d/15_nvidia_gbm.json", &[Graphics], "tells EGL which library to load"),
+    share("egl/egl_external_platform.d/20_nvidia_xcb.json", &[Graphics], "tells EGL which library to load"),
+    share("egl/egl_external_platform.d/20_nvidia_xlib.json", &[Graphics], "tells EGL which library to load"),
+    etc("vulkan/icd.d/nvidia_icd.json", &[Graphics], "tells Vulkan which library to load"),
+    etc("vulkan/icd.d/nvidia_icd.x86_64.json", &[Graphics], "tells Vulkan which library to load"),
+    etc("vulkan/icd.d/nvidia_icd.aarch64.json", &[Graphics], "tells Vulkan which library to load"),
+    etc("vulkan/icd.d/nvidia_layers.json", &[Graphics], "tells Vulkan which library to load"),
+    etc("vulkan/implicit_layer.d/nvidia_layers.json", &[Graphics], "tells Vulkan which library to load"),
+    share("vulkansc/icd.d/nvidia_icd_vksc.json", &[Graphics], "tells Vulkan which library to load"),
+    share("nvidia/nvoptix.bin", &[Graphics], "data of OptiX"),
+    share("X11/xorg.conf.d/10-nvidia.conf", &[Display], "configures the X server"),
+    share("X11/xorg.conf.d/nvidia-drm-outputclass.conf", &[Display], "configures the X server"),
 ];
 
 /// Where those are looked for; the last two are NixOS' and GKE's.
@@ -200,9 +238,9 @@ pub(super) const X_DIRECTORIES: &[&str] = &[
 
 /// Sockets and the directory of the multi process service; what each is for.
 pub(super) const SOCKETS: &[(&str, &[Capability], &str)] = &[
-    ("/run/nvidia-persistenced/socket", &[Utility], "the persistence daemon runs"),
-    ("/run/nvidia-fabricmanager/socket", &[Compute, Utility], "the fabric manager of the NVSwitches runs"),
-    ("/tmp/nvidia-mps", &[Compute], "the multi process service runs"),
+    ("/run/nvidia-persistenced/socket", &[Utility], "talks to the daemon that keeps GPUs ready"),
+    ("/run/nvidia-fabricmanager/socket", &[Compute, Utility], "talks to the manager of the NVSwitches"),
+    ("/tmp/nvidia-mps", &[Compute], "lets several CUDA programs share one GPU"),
 ];
 
 /// Roots of `firmware/` directories, the kernel's order (`drivers/base/firmware_loader`), NixOS' last.

@@ -101,6 +101,8 @@ pub struct DriverFile {
     pub kind: FileKind,
     /// Which of the asked capabilities wants it.
     pub wanted_by: Capability,
+    /// What it is for, in words; empty when we do not know.
+    pub purpose: &'static str,
     /// How it was found.
     pub rule: Rule,
 }

@@ -40,7 +40,7 @@ pub(super) fn programs(root: &Root, wanted: Wanted<'_>, manifest: &[Entry], file
         let manifest = by_manifest(program.name).map(|capability| (capability, Rule::Manifest));
         let claim = manifest.or_else(|| Some((wanted.first(program.wanted_by)?, Rule::List)));
         let Some((wanted_by, rule)) = claim else { continue };
-        match program_file(root, program.name, wanted_by, rule) {
+        match program_file(root, program.name, program.purpose, wanted_by, rule) {
             Some(file) => files.found.push(file),
             None => files.missing.extend(program.loss.as_ref().map(|loss| MissingFile {
                 name: program.name.to_owned(),
@@ -52,15 +52,28 @@ pub(super) fn programs(root: &Root, wanted: Wanted<'_>, manifest: &[Entry], file
     }
     for entry in entries.iter().filter(|entry| PROGRAMS.iter().all(|program| program.name != entry.name)) {
         let Some(wanted_by) = wanted.first(&entry.wanted_by) else { continue };
-        files.found.extend(program_file(root, &entry.name, wanted_by, Rule::Manifest));
+        files.found.extend(program_file(root, &entry.name, "", wanted_by, Rule::Manifest));
     }
 }
 
-fn program_file(root: &Root, name: &str, wanted_by: Capability, rule: Rule) -> Option<DriverFile> {
+fn program_file(
+    root: &Root,
+    name: &str,
+    purpose: &'static str,
+    wanted_by: Capability,
+    rule: Rule,
+) -> Option<DriverFile> {
     PROGRAM_DIRECTORIES.iter().find_map(|directory| {
         let seen = Path::new(directory).join(name);
         let real = root.resolve(&seen).filter(|real| real.kind == Kind::File { executable: true })?;
-        Some(DriverFile { host: real.host, seen, kind: FileKind::Program { name: name.to_owned() }, wanted_by, rule })
+        Some(DriverFile {
+            host: real.host,
+            seen,
+            kind: FileKind::Program { name: name.to_owned() },
+            wanted_by,
+            purpose,
+            rule,
+        })
     })
 }
 
@@ -78,7 +91,8 @@ pub(super) fn firmware(root: &Root, sys: &Path, wanted: Wanted<'_>, version: &Ve
                 let seen = directory.join(&name);
                 let real = root.resolve(&seen).filter(Real::is_file)?;
                 let kind = FileKind::Firmware(place.join(name));
-                Some(DriverFile { host: real.host, seen, kind, wanted_by, rule: Rule::Directory })
+                let purpose = "runs on the GPU's own processor";
+                Some(DriverFile { host: real.host, seen, kind, wanted_by, purpose, rule: Rule::Directory })
             })
             .collect();
         if !found.is_empty() {
@@ -109,7 +123,7 @@ pub(super) fn configuration(root: &Root, wanted: Wanted<'_>, files: &mut DriverF
             let real = root.resolve(&seen).filter(Real::is_file)?;
             files.notes.extend(foreign_path(root, &seen));
             let kind = FileKind::Configuration(Path::new(file.base).join(file.tail));
-            Some(DriverFile { host: real.host, seen, kind, wanted_by, rule: Rule::List })
+            Some(DriverFile { host: real.host, seen, kind, wanted_by, purpose: file.purpose, rule: Rule::List })
         });
         files.found.extend(found);
     }
@@ -143,14 +157,15 @@ pub(super) fn x_modules(root: &Root, wanted: Wanted<'_>, libraries: &Libraries, 
                 return None;
             }
             let kind = FileKind::XModule(seen.clone());
-            Some(DriverFile { host: real.host, seen, kind, wanted_by: Capability::Display, rule: Rule::List })
+            let (wanted_by, purpose) = (Capability::Display, "lets the X server use the GPU");
+            Some(DriverFile { host: real.host, seen, kind, wanted_by, purpose, rule: Rule::List })
         });
         files.found.extend(found);
     }
 }
 
 pub(super) fn sockets(root: &Root, user: u32, wanted: Wanted<'_>, files: &mut DriverFiles) {
-    for (path, wanted_by, _) in SOCKETS {
+    for (path, wanted_by, purpose) in SOCKETS {
         let Some(wanted_by) = wanted.first(*wanted_by) else { continue };
         let place = PathBuf::from(path);
         // `/tmp` is everybody's: a link there could name any directory of this machine.
@@ -165,7 +180,7 @@ pub(super) fn sockets(root: &Root, user: u32, wanted: Wanted<'_>, files: &mut Dr
             }
             Kind::File { .. } | Kind::Other => continue,
         };
-        files.found.push(DriverFile { host: real.host, seen: place, kind, wanted_by, rule: Rule::List });
+        files.found.push(DriverFile { host: real.host, seen: place, kind, wanted_by, purpose, rule: Rule::List });
     }
 }
 
@@ -180,9 +195,10 @@ pub(super) fn windows(root: &Root, places: &Places<'_>, wanted: Wanted<'_>) -> D
         let seen = Path::new(WSL_LIBRARIES).join(&name);
         let Some(real) = root.resolve(&seen).filter(Real::is_file) else { continue };
         if name == "nvidia-smi" {
+            let purpose = PROGRAMS.iter().find(|program| program.name == name).map_or("", |program| program.purpose);
             let kind = FileKind::Program { name };
             let claim = wanted.first(&[Capability::Utility]);
-            let file = |wanted_by| DriverFile { host: real.host, seen, kind, wanted_by, rule: Rule::List };
+            let file = |wanted_by| DriverFile { host: real.host, seen, kind, wanted_by, purpose, rule: Rule::List };
             files.found.extend(claim.map(file));
             continue;
         }
@@ -193,8 +209,9 @@ pub(super) fn windows(root: &Root, places: &Places<'_>, wanted: Wanted<'_>) -> D
             continue;
         };
         if taken.insert(stem.to_owned()) {
+            let purpose = library_of(stem).map_or("reaches the GPUs of Windows", |library| library.purpose);
             let kind = FileKind::Library { name, soname: elf.soname, bits: elf.bits };
-            files.found.push(DriverFile { host: real.host, seen, kind, wanted_by, rule });
+            files.found.push(DriverFile { host: real.host, seen, kind, wanted_by, purpose, rule });
         }
     }
     files.found.extend(wanted.first(ANY).into_iter().flat_map(|wanted_by| driver_stores(root, wanted_by)));
@@ -222,7 +239,8 @@ fn driver_stores(root: &Root, wanted_by: Capability) -> Vec<DriverFile> {
         .filter_map(|seen| {
             let real = root.resolve_unlinked(&seen).filter(|real| real.kind == Kind::Directory)?;
             let kind = FileKind::DriverStore(seen.clone());
-            Some(DriverFile { host: real.host, seen, kind, wanted_by, rule: Rule::Directory })
+            let purpose = "Windows' driver itself";
+            Some(DriverFile { host: real.host, seen, kind, wanted_by, purpose, rule: Rule::Directory })
         })
         .collect()
 }
