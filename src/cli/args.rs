@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(super) use self::gpu::{DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs};
+pub(super) use self::gpu::{CdiFormat, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs};
 pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,

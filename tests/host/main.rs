@@ -10,6 +10,7 @@ mod early;
 mod ends;
 mod exit;
 mod faults;
+mod gpu_cdi;
 mod images;
 mod isolation;
 mod judges;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::document::{ContainerEdits, DeviceNode, Hook, Mount};
+use super::document::{ContainerEdits, DeviceNode, Hook, IntelRdt, Mount};
 use super::error::EditProblem;
 use super::hook::{NativeAction, Step, is_runtimes, steps};
 use super::trust;
@@ -74,7 +74,7 @@ impl Collector {
         if !edits.net_devices.is_empty() {
             return Err(EditProblem::Unsupported("netDevices"));
         }
-        if edits.intel_rdt.as_ref().is_some_and(|rdt| *rdt != Default::default()) {
+        if edits.intel_rdt.as_ref().is_some_and(|rdt| *rdt != IntelRdt::default()) {
             return Err(EditProblem::Unsupported("intelRdt"));
         }
         for text in &edits.env {

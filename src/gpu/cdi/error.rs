@@ -73,7 +73,7 @@ pub enum CdiError {
         /// Who describes it.
         file: PathBuf,
         /// What cannot be done.
-        problem: EditProblem,
+        problem: Box<EditProblem>,
     },
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::{ContainerEdits, DeviceNode, Document, DocumentDevice, Hook, Mount};
 use super::error::DocumentProblem;
+use super::trust;
 use crate::gpu::Inventory;
 use crate::rootfs::RootLink;
 use crate::spec::{EditMount, Edits};
@@ -25,6 +26,9 @@ const VERSION: &str = "0.5.0";
 /// With `additionalGids`.
 const VERSION_WITH_GROUPS: &str = "0.7.0";
 const ALL: &str = "all";
+/// Newest form first.
+const HOOKS: [&str; 3] =
+    ["/usr/bin/nvidia-cdi-hook", "/usr/local/nvidia/toolkit/nvidia-cdi-hook", "/usr/bin/nvidia-ctk"];
 /// A chain of links longer than this leads nowhere.
 const MAX_LINKS: usize = 8;
 
@@ -81,6 +85,18 @@ pub fn device_names(inventory: &Inventory) -> Vec<Vec<String>> {
         gpu.mig.iter().map(|part| vec![format!("{}:{}", gpu.index, part.index), part.uuid.to_string()]).collect()
     };
     inventory.gpus.iter().flat_map(of_gpu).collect()
+}
+
+/// NVIDIA's hook program, where its packages and its operator install it. One that others could have changed is not named.
+#[must_use]
+pub fn installed_hook() -> Option<PathBuf> {
+    HOOKS.into_iter().map(PathBuf::from).find(|path| trust::program(path).is_ok())
+}
+
+/// Directories that the loaders of Red Hat's and of Debian's family search on this machine's architecture.
+#[must_use]
+pub fn standard_directories() -> [PathBuf; 2] {
+    ["/usr/lib64".into(), format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into()]
 }
 
 /// The text of the file. A device `all` is added that has what all the others have.
