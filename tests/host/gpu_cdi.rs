@@ -86,7 +86,7 @@ impl Stage {
 
     /// What a script says in a container that podman makes with these devices.
     fn podman(&self, devices: &[&str], script: &str) -> String {
-        let flags: String = devices.iter().map(|device| format!(" --device {device}")).collect();
+        let flags = devices.iter().flat_map(|device| [" --device ", device]).collect::<String>();
         let directory = self.path("");
         let at = directory.display();
         let all = format!(

@@ -8,6 +8,8 @@
 //!   which breaks images that need theirs. So each library is mounted once more under each of its names, into the directories
 //!   that the loaders of Debian and of Red Hat search in any case. A cache is not needed for that.
 //!
+//! Their newer hooks are not named: a release of the program that does not know one fails, and the container with it.
+//!
 //! Numbers, owners and modes of nodes are left out: who reads the file takes those of the moment.
 
 use std::collections::BTreeSet;
@@ -66,6 +68,9 @@ pub enum WriteError {
     /// A path of this machine that no document can hold.
     #[error("`{}` is not UTF-8, a CDI file cannot name it", .0.display())]
     NotUtf8(PathBuf),
+    /// Nothing to write.
+    #[error("there is no GPU that a CDI file could describe\nhint: `dockless gpu list` tells why")]
+    NoDevices,
     /// What would be written could not be read.
     #[error("the file would not be valid")]
     Invalid(#[from] DocumentProblem),
@@ -101,6 +106,9 @@ pub fn standard_directories() -> [PathBuf; 2] {
 
 /// The text of the file. A device `all` is added that has what all the others have.
 pub fn write(output: &Output<'_>, format: Format) -> Result<String, WriteError> {
+    if output.devices.iter().all(|(names, _)| names.is_empty()) {
+        return Err(WriteError::NoDevices);
+    }
     let mut container_edits = edits(output.common, output.dev)?;
     if output.hook.is_some() {
         container_edits.hooks.extend(hooks(output)?);
