@@ -105,7 +105,7 @@ pub(super) fn place(text: &str) -> Result<PathBuf, NodeProblem> {
     Ok(path)
 }
 
-/// An absolute path that says what it means: no `..`, no NUL byte, not the root.
+/// An absolute path that says what it means: no `..`, nothing that drives a terminal, not the root.
 pub(super) fn plain_path(text: &str) -> Result<PathBuf, &'static str> {
     let path = Path::new(text);
     if text.is_empty() {
@@ -113,6 +113,9 @@ pub(super) fn plain_path(text: &str) -> Result<PathBuf, &'static str> {
     }
     if text.contains('\0') {
         return Err("holds a NUL byte");
+    }
+    if text.contains(char::is_control) {
+        return Err("holds a control character");
     }
     if !path.is_absolute() {
         return Err("is not absolute");
@@ -160,6 +163,7 @@ mod tests {
             ("/", "is the root"),
             ("/dev/../etc/shadow", "holds `..`"),
             ("/dev/a\0b", "`/dev/a\\0b` holds a NUL byte"),
+            ("/dev/a\u{1b}[2J", "`/dev/a\\u{1b}[2J` holds a control character"),
             ("/dev", "belongs to the runtime"),
             ("/dev/null", "belongs to the runtime"),
             ("/dev/urandom", "belongs to the runtime"),

@@ -12,6 +12,7 @@ mod exit;
 mod faults;
 mod gpu_device;
 mod gpu_images;
+mod gpu_cdi;
 mod images;
 mod isolation;
 mod judges;

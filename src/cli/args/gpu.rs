@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Format, ListArgs};
 use crate::cli::duration::Span;
@@ -77,8 +77,20 @@ pub(in crate::cli) struct GpuExplainArgs {
     pub(in crate::cli) format: Format,
 }
 
+/// How a CDI specification is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum CdiFormat {
+    /// As people write it.
+    Yaml,
+    /// As programs do.
+    Json,
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct GpuCdiArgs {
     #[command(flatten)]
     pub(in crate::cli) driver: DriverArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "yaml")]
+    pub(in crate::cli) format: CdiFormat,
 }

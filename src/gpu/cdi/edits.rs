@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::document::{ContainerEdits, DeviceNode, Hook, Mount};
+use super::document::{ContainerEdits, DeviceNode, Hook, IntelRdt, Mount};
 use super::error::EditProblem;
 use super::hook::{NativeAction, Step, is_runtimes, steps};
 use super::trust;
 use crate::gpu::node;
 use crate::rootfs::{RootEdits, RootFile};
-use crate::spec::{DeviceKind, EditHook, EditMount, Edits, MAX_ID, MountProblem, MountSetting, container_path};
+use crate::spec::{
+    DeviceKind, EditHook, EditMount, Edits, MAX_ID, MountProblem, MountSetting, SpecError, container_path,
+};
 
 /// What the specification means by no permissions at all being named.
 const ALL_ACCESS: &str = "rwm";
@@ -42,6 +44,8 @@ const BIND_OPTIONS: [&str; 24] = [
 ];
 const EXPECTED_OPTIONS: &str = "some of `ro`, `rw`, `bind`, `rbind`, `nosuid`, `nodev`, `noexec`, `suid`, `dev`, `exec`, `private`, `rprivate`, `noatime`, `relatime`, `strictatime`";
 const STAGES: [&str; 5] = ["createRuntime", "createContainer", "prestart", "poststart", "poststop"];
+/// The most of each sort that all chosen devices bring; sixteen partitioned GPUs bring a few hundred.
+const MAX_EDITS: usize = 4096;
 /// Where the driver reads settings of applications from.
 const APPLICATION_PROFILE: &str = "/etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf";
 
@@ -74,8 +78,20 @@ impl Collector {
         if !edits.net_devices.is_empty() {
             return Err(EditProblem::Unsupported("netDevices"));
         }
-        if edits.intel_rdt.as_ref().is_some_and(|rdt| *rdt != Default::default()) {
+        if edits.intel_rdt.as_ref().is_some_and(|rdt| *rdt != IntelRdt::default()) {
             return Err(EditProblem::Unsupported("intelRdt"));
+        }
+        let injected = &self.injected.spec;
+        for (what, count) in [
+            ("env", injected.env.len() + edits.env.len()),
+            ("deviceNodes", injected.devices.len() + edits.device_nodes.len()),
+            ("mounts", injected.mounts.len() + edits.mounts.len()),
+            ("hooks", injected.hooks.len() + edits.hooks.len()),
+            ("additionalGids", self.groups.len() + edits.additional_gids.len()),
+        ] {
+            if count > MAX_EDITS {
+                return Err(EditProblem::TooMany { what, most: MAX_EDITS });
+            }
         }
         for text in &edits.env {
             self.variable(text)?;
@@ -162,12 +178,16 @@ impl Collector {
         plain("containerPath", &mount.container_path)?;
         let problem = |problem| EditProblem::Mount { destination: mount.container_path.clone(), problem };
         let destination = container_path(Path::new(&mount.container_path)).map_err(problem)?;
+        if let Some(option) = mount.options.iter().find(|option| option.contains(char::is_control)) {
+            let option = option.escape_debug().to_string();
+            return Err(problem(MountProblem::Unknown { option, expected: EXPECTED_OPTIONS }));
+        }
         let binds = mount.options.iter().any(|option| option == "bind" || option == "rbind");
         let made = match mount.mount_type.as_deref().unwrap_or_default() {
             "tmpfs" if !binds => tmpfs(mount, destination)?,
             "" | "none" | "bind" => bind(mount, destination)?,
             _ if binds => bind(mount, destination)?,
-            other => return Err(problem(MountProblem::Unsupported(format!("type={other}")))),
+            other => return Err(problem(MountProblem::Unsupported(format!("type={}", other.escape_debug())))),
         };
         let mounts = &mut self.injected.spec.mounts;
         mounts.retain(|known| known.destination != made.destination);
@@ -292,10 +312,14 @@ fn tmpfs(mount: &Mount, destination: PathBuf) -> Result<EditMount, EditProblem> 
         return Err(EditProblem::Path { what: "containerPath", path, problem: "holds `:`" });
     }
     let text = format!("{}:{}", mount.container_path, mount.options.join(","));
-    let MountSetting::Tmpfs(made) = MountSetting::from_tmpfs(&text)? else {
-        return Err(EditProblem::Unsupported("tmpfs"));
+    let options = match MountSetting::from_tmpfs(&text) {
+        Ok(MountSetting::Tmpfs(made)) => made.options().to_vec(),
+        Ok(MountSetting::Bind(_)) => return Err(EditProblem::Unsupported("tmpfs")),
+        Err(SpecError::Mount { problem, .. }) => {
+            return Err(EditProblem::Mount { destination: mount.container_path.clone(), problem });
+        }
+        Err(other) => return Err(other.into()),
     };
-    let options = made.options().to_vec();
     Ok(EditMount { source: "tmpfs".into(), destination, options, kind: "tmpfs".to_owned() })
 }
 

@@ -73,7 +73,7 @@ pub enum CdiError {
         /// Who describes it.
         file: PathBuf,
         /// What cannot be done.
-        problem: EditProblem,
+        problem: Box<EditProblem>,
     },
 }
 
@@ -151,6 +151,14 @@ pub enum EditProblem {
     /// A group that is none.
     #[error("group {0} is above the highest group id, {most}", most = crate::spec::MAX_ID)]
     Group(u32),
+    /// More than any device needs.
+    #[error("there are more than {most} `{what}`")]
+    TooMany {
+        /// Which of the edits.
+        what: &'static str,
+        /// How many are taken.
+        most: usize,
+    },
     /// What the runtime could do and we do not.
     #[error("`{0}` is not supported yet")]
     Unsupported(&'static str),

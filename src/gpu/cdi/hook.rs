@@ -89,8 +89,7 @@ fn flags<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Vec<(&'a str, &
 fn command_steps(command: &str, flags: &[(&str, &str)]) -> Result<Option<Vec<Step>>, String> {
     let known: &[&str] = match command {
         "create-symlinks" => &["link"],
-        "update-ldcache" => &["folder", "ldconfig-path"],
-        "create-soname-symlinks" => &["folder", "ldconfig-path"],
+        "update-ldcache" | "create-soname-symlinks" => &["folder", "ldconfig-path"],
         "enable-cuda-compat" => &["host-driver-version", "host-cuda-version", "cuda-compat-container-root"],
         "chmod" => &["mode", "path"],
         "disable-device-node-modification" | "update-application-profile" => &[],
@@ -102,16 +101,16 @@ fn command_steps(command: &str, flags: &[(&str, &str)]) -> Result<Option<Vec<Ste
     let list = |wanted: &'static str| {
         flags.iter().filter(move |(flag, _)| *flag == wanted).flat_map(|(_, value)| value.split(','))
     };
-    let last = |wanted: &str| flags.iter().rev().find(|(flag, _)| *flag == wanted).map(|(_, value)| *value);
+    let newest = |wanted: &str| flags.iter().rev().find(|(flag, _)| *flag == wanted).map(|(_, value)| *value);
     let paths = |wanted| list(wanted).map(path).collect::<Result<Vec<PathBuf>, String>>();
     let actions = |actions: Vec<NativeAction>| actions.into_iter().map(Step::Action).collect();
     Ok(Some(match command {
         "create-symlinks" => list("link").map(link).collect::<Result<_, _>>()?,
         "update-ldcache" => actions(paths("folder")?.into_iter().map(NativeAction::LoaderDirectory).collect()),
         "create-soname-symlinks" => actions(paths("folder")?.into_iter().map(NativeAction::SonameLinks).collect()),
-        "enable-cuda-compat" => actions(cuda_compat(&last)?),
+        "enable-cuda-compat" => actions(cuda_compat(&newest)?),
         "chmod" => {
-            let mode = octal_mode(last("mode").unwrap_or_default())?;
+            let mode = octal_mode(newest("mode").unwrap_or_default())?;
             actions(paths("path")?.into_iter().map(|path| NativeAction::Chmod { path, mode }).collect())
         }
         "update-application-profile" => vec![Step::ApplicationProfile],
@@ -120,11 +119,11 @@ fn command_steps(command: &str, flags: &[(&str, &str)]) -> Result<Option<Vec<Ste
 }
 
 /// Without a version of either sort the hook does nothing.
-fn cuda_compat<'a>(last: &impl Fn(&str) -> Option<&'a str>) -> Result<Vec<NativeAction>, String> {
-    let version = |flag| last(flag).filter(|text| !text.is_empty()).map(digits).transpose();
+fn cuda_compat<'a>(newest: &impl Fn(&str) -> Option<&'a str>) -> Result<Vec<NativeAction>, String> {
+    let version = |flag| newest(flag).filter(|text| !text.is_empty()).map(digits).transpose();
     let driver_version = version("host-driver-version")?.map(Version::new);
     let cuda_version = version("host-cuda-version")?.map(str::to_owned);
-    let directory = path(last("cuda-compat-container-root").unwrap_or(DEFAULT_COMPAT_DIRECTORY))?;
+    let directory = path(newest("cuda-compat-container-root").unwrap_or(DEFAULT_COMPAT_DIRECTORY))?;
     if driver_version.is_none() && cuda_version.is_none() {
         return Ok(Vec::new());
     }

@@ -36,4 +36,4 @@ pub use error::{CdiError, DocumentProblem, EditProblem};
 pub use hook::NativeAction;
 pub use name::{Kind, NameError, QualifiedName};
 pub use registry::{DEFAULT_DIRECTORIES, Registry, Warning};
-pub use write::{Format, Output, WriteError, device_names, write};
+pub use write::{Format, Output, WriteError, device_names, installed_hook, standard_directories, write};

@@ -100,7 +100,11 @@ impl Registry {
         for name in names {
             for (name, place) in self.places(name)? {
                 let loaded = &self.documents[place.document];
-                let edit = |problem| CdiError::Edit { name: name.clone(), file: loaded.path.clone(), problem };
+                let edit = |problem| CdiError::Edit {
+                    name: name.clone(),
+                    file: loaded.path.clone(),
+                    problem: Box::new(problem),
+                };
                 if !seen.contains(&place.document) {
                     seen.push(place.document);
                     collector.add(&loaded.document.container_edits).map_err(edit)?;
@@ -173,7 +177,7 @@ impl Registry {
                 match self.devices.get_mut(&name) {
                     // Documents come in the order of priority.
                     Some(known) if self.documents[known.document].priority == loaded.priority => {
-                        known.others.push(index)
+                        known.others.push(index);
                     }
                     Some(known) => *known = place,
                     None => drop(self.devices.insert(name, place)),

@@ -334,120 +334,132 @@ fn unknown_devices_are_answered_with_those_that_there_are() {
     assert!(message.ends_with(" and 10 more"), "{message}");
 }
 
+/// Edits, and what the message about them says.
+const REFUSED: &[(&str, &str)] = &[
+    (r#"{"env": ["A"]}"#, "`env` holds `A`, expected `KEY=VALUE`"),
+    (r#"{"env": ["=A"]}"#, "`env` holds `=A`"),
+    (r#"{"env": ["A=\u0000"]}"#, "`env` holds `A=\\0`"),
+    (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/no-such"}]}"#, "there is no device `/dev/no-such`"),
+    (
+        r#"{"deviceNodes": [{"path": "/dev/no-such", "type": "c", "major": 1, "minor": 3}]}"#,
+        "there is no device `/dev/no-such`",
+    ),
+    (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev"}]}"#, "`/dev` is a directory, expected a device"),
+    (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "zero"}]}"#, "hostPath `zero` is not absolute"),
+    (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/../dev/zero"}]}"#, "holds `..`"),
+    (r#"{"deviceNodes": [{"path": ""}]}"#, "`` is empty"),
+    (r#"{"deviceNodes": [{"path": "/dev/../etc/x", "hostPath": "/dev/zero"}]}"#, "`/dev/../etc/x` holds `..`"),
+    (r#"{"deviceNodes": [{"path": "/dev/x\u0000", "hostPath": "/dev/zero"}]}"#, "holds a NUL byte"),
+    (r#"{"deviceNodes": [{"path": "/dev/null"}]}"#, "belongs to the runtime"),
+    (
+        r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "type": "b"}]}"#,
+        "`/dev/zero` is a character device, but the file says type `b`",
+    ),
+    (
+        r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "type": "p"}]}"#,
+        "has type `p`, expected `c`, `u` or `b`",
+    ),
+    (
+        r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "permissions": "rx"}]}"#,
+        "`permissions` of `/dev/x` are `rx`",
+    ),
+    (
+        r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "uid": 4294967295}]}"#,
+        "group 4294967295 is above",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER/libcuda.so.535", "containerPath": "/a"}]}"#,
+        "cannot be found\nhint: the file may be older than the driver",
+    ),
+    (r#"{"mounts": [{"hostPath": "lib", "containerPath": "/a"}]}"#, "hostPath `lib` is not absolute"),
+    (r#"{"mounts": [{"hostPath": "/", "containerPath": "/a"}]}"#, "hostPath `/` is the root"),
+    (r#"{"mounts": [{"hostPath": "DRIVER/../../etc", "containerPath": "/a"}]}"#, "holds `..`"),
+    (r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "a"}]}"#, "containerPath `a` is not absolute"),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a/../../etc"}]}"#,
+        "containerPath `/a/../../etc` holds `..`",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a\u0000b"}]}"#,
+        "containerPath `/a\\0b` holds a NUL byte",
+    ),
+    (r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/"}]}"#, "containerPath `/` is the root"),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/dev"}]}"#,
+        "the mount on `/dev` cannot be made: the destination `/dev` belongs to the runtime",
+    ),
+    (r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/proc/sys/kernel"}]}"#, "belongs to the runtime"),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["rshared"]}]}"#,
+        "the mount on `/a` cannot be made: `rshared` is not supported yet",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["idmap"]}]}"#,
+        "`idmap` is not supported yet",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["quantum"]}]}"#,
+        "`quantum` is unknown, expected some of `ro`",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["ro", "rw"]}]}"#,
+        "`ro` and `rw` exclude each other",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "overlay", "containerPath": "/a", "type": "overlay", "options": ["lowerdir=/"]}]}"#,
+        "`type=overlay` is not supported yet",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "tmpfs", "containerPath": "/a", "type": "tmpfs", "options": ["size=x"]}]}"#,
+        "has a bad value",
+    ),
+    (r#"{"mounts": [{"hostPath": "tmpfs", "containerPath": "/a:b", "type": "tmpfs"}]}"#, "holds `:`"),
+    (
+        r#"{"hooks": [{"hookName": "lunch", "path": "/bin/true"}]}"#,
+        "hook `/bin/true` runs at `lunch`, expected `createRuntime`",
+    ),
+    (
+        r#"{"hooks": [{"hookName": "startContainer", "path": "/bin/true"}]}"#,
+        "a program of the image is not run as a hook",
+    ),
+    (
+        r#"{"hooks": [{"hookName": "poststop", "path": "/nowhere/hook"}]}"#,
+        "hook `/nowhere/hook` is not run: it cannot be found",
+    ),
+    (r#"{"hooks": [{"hookName": "poststop", "path": "true"}]}"#, "path `true` is not absolute"),
+    (r#"{"hooks": [{"hookName": "poststop", "path": "/bin/true", "timeout": -1}]}"#, "has the timeout -1"),
+    (r#"{"hooks": [{"hookName": "poststop", "path": "/bin/true", "env": ["A"]}]}"#, "`env` holds `A`"),
+    (r#"{"hooks": [{"hookName": "poststop", "path": "/bin/true", "args": ["a\u0000"]}]}"#, "holds a NUL byte"),
+    (r#"{"hooks": [{"hookName": "poststop", "path": "DRIVER/nvidia-smi"}]}"#, "is not run: it is not executable"),
+    (
+        r#"{"hooks": [{"hookName": "createContainer", "path": "/nowhere/nvidia-ctk", "args": ["nvidia-ctk", "hook", "teleport"]}]}"#,
+        "is not run: it cannot be found",
+    ),
+    (
+        r#"{"hooks": [{"hookName": "createContainer", "path": "/x/nvidia-ctk", "args": ["nvidia-ctk", "hook", "create-symlinks", "--link", "a::/b/../c"]}]}"#,
+        "hook `create-symlinks` has a bad argument",
+    ),
+    (r#"{"additionalGids": [3000000000]}"#, "group 3000000000 is above the highest group id, 2147483647"),
+    (r#"{"intelRdt": {"closID": "gold"}}"#, "`intelRdt` is not supported yet"),
+    (r#"{"netDevices": [{"hostInterfaceName": "a", "name": "b"}]}"#, "`netDevices` is not supported yet"),
+    (
+        r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["\u001b[2J"]}]}"#,
+        "`\\u{1b}[2J` is unknown",
+    ),
+    (
+        r#"{"mounts": [{"hostPath": "tmpfs", "containerPath": "/a", "type": "tmpfs", "options": ["\u001b[2J"]}]}"#,
+        "`\\u{1b}[2J` is unknown",
+    ),
+    (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/\u001b[2J"}]}"#, "holds a control character"),
+];
+
 #[test]
 fn edits_that_cannot_be_done_are_refused_in_words() {
-    for (edits, message) in [
-        (r#"{"env": ["A"]}"#, "`env` holds `A`, expected `KEY=VALUE`"),
-        (r#"{"env": ["=A"]}"#, "`env` holds `=A`"),
-        (r#"{"env": ["A=\u0000"]}"#, "`env` holds `A=\\0`"),
-        (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/no-such"}]}"#, "there is no device `/dev/no-such`"),
-        (
-            r#"{"deviceNodes": [{"path": "/dev/no-such", "type": "c", "major": 1, "minor": 3}]}"#,
-            "there is no device `/dev/no-such`",
-        ),
-        (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev"}]}"#, "`/dev` is a directory, expected a device"),
-        (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "zero"}]}"#, "hostPath `zero` is not absolute"),
-        (r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/../dev/zero"}]}"#, "holds `..`"),
-        (r#"{"deviceNodes": [{"path": ""}]}"#, "`` is empty"),
-        (r#"{"deviceNodes": [{"path": "/dev/../etc/x", "hostPath": "/dev/zero"}]}"#, "`/dev/../etc/x` holds `..`"),
-        (r#"{"deviceNodes": [{"path": "/dev/x\u0000", "hostPath": "/dev/zero"}]}"#, "holds a NUL byte"),
-        (r#"{"deviceNodes": [{"path": "/dev/null"}]}"#, "belongs to the runtime"),
-        (
-            r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "type": "b"}]}"#,
-            "`/dev/zero` is a character device, but the file says type `b`",
-        ),
-        (
-            r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "type": "p"}]}"#,
-            "has type `p`, expected `c`, `u` or `b`",
-        ),
-        (
-            r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "permissions": "rx"}]}"#,
-            "`permissions` of `/dev/x` are `rx`",
-        ),
-        (
-            r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/zero", "uid": 4294967295}]}"#,
-            "group 4294967295 is above",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER/libcuda.so.535", "containerPath": "/a"}]}"#,
-            "cannot be found\nhint: the file may be older than the driver",
-        ),
-        (r#"{"mounts": [{"hostPath": "lib", "containerPath": "/a"}]}"#, "hostPath `lib` is not absolute"),
-        (r#"{"mounts": [{"hostPath": "/", "containerPath": "/a"}]}"#, "hostPath `/` is the root"),
-        (r#"{"mounts": [{"hostPath": "DRIVER/../../etc", "containerPath": "/a"}]}"#, "holds `..`"),
-        (r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "a"}]}"#, "containerPath `a` is not absolute"),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a/../../etc"}]}"#,
-            "containerPath `/a/../../etc` holds `..`",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a\u0000b"}]}"#,
-            "containerPath `/a\\0b` holds a NUL byte",
-        ),
-        (r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/"}]}"#, "containerPath `/` is the root"),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/dev"}]}"#,
-            "the mount on `/dev` cannot be made: the destination `/dev` belongs to the runtime",
-        ),
-        (r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/proc/sys/kernel"}]}"#, "belongs to the runtime"),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["rshared"]}]}"#,
-            "the mount on `/a` cannot be made: `rshared` is not supported yet",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["idmap"]}]}"#,
-            "`idmap` is not supported yet",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["quantum"]}]}"#,
-            "`quantum` is unknown, expected some of `ro`",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "DRIVER", "containerPath": "/a", "options": ["ro", "rw"]}]}"#,
-            "`ro` and `rw` exclude each other",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "overlay", "containerPath": "/a", "type": "overlay", "options": ["lowerdir=/"]}]}"#,
-            "`type=overlay` is not supported yet",
-        ),
-        (
-            r#"{"mounts": [{"hostPath": "tmpfs", "containerPath": "/a", "type": "tmpfs", "options": ["size=x"]}]}"#,
-            "has a bad value",
-        ),
-        (r#"{"mounts": [{"hostPath": "tmpfs", "containerPath": "/a:b", "type": "tmpfs"}]}"#, "holds `:`"),
-        (
-            r#"{"hooks": [{"hookName": "lunch", "path": "/bin/true"}]}"#,
-            "hook `/bin/true` runs at `lunch`, expected `createRuntime`",
-        ),
-        (
-            r#"{"hooks": [{"hookName": "startContainer", "path": "/bin/true"}]}"#,
-            "a program of the image is not run as a hook",
-        ),
-        (
-            r#"{"hooks": [{"hookName": "poststop", "path": "/nowhere/hook"}]}"#,
-            "hook `/nowhere/hook` is not run: it cannot be found",
-        ),
-        (r#"{"hooks": [{"hookName": "poststop", "path": "true"}]}"#, "path `true` is not absolute"),
-        (r#"{"hooks": [{"hookName": "poststop", "path": "/bin/true", "timeout": -1}]}"#, "has the timeout -1"),
-        (r#"{"hooks": [{"hookName": "poststop", "path": "/bin/true", "env": ["A"]}]}"#, "`env` holds `A`"),
-        (r#"{"hooks": [{"hookName": "poststop", "path": "/bin/true", "args": ["a\u0000"]}]}"#, "holds a NUL byte"),
-        (r#"{"hooks": [{"hookName": "poststop", "path": "DRIVER/nvidia-smi"}]}"#, "is not run: it is not executable"),
-        (
-            r#"{"hooks": [{"hookName": "createContainer", "path": "/nowhere/nvidia-ctk", "args": ["nvidia-ctk", "hook", "teleport"]}]}"#,
-            "is not run: it cannot be found",
-        ),
-        (
-            r#"{"hooks": [{"hookName": "createContainer", "path": "/x/nvidia-ctk", "args": ["nvidia-ctk", "hook", "create-symlinks", "--link", "a::/b/../c"]}]}"#,
-            "hook `create-symlinks` has a bad argument",
-        ),
-        (r#"{"additionalGids": [3000000000]}"#, "group 3000000000 is above the highest group id, 2147483647"),
-        (r#"{"intelRdt": {"closID": "gold"}}"#, "`intelRdt` is not supported yet"),
-        (r#"{"netDevices": [{"hostInterfaceName": "a", "name": "b"}]}"#, "`netDevices` is not supported yet"),
-    ] {
+    for (edits, message) in REFUSED {
         let told = Place::with_edits(edits).complaint();
         assert!(told.contains(message), "{edits}: {told}");
         assert!(told.starts_with("device `v.com/c=d` of `") && told.contains("etc/c.json` cannot be used: "), "{told}");
-        assert!(!told.contains('\0'), "{told}");
+        assert!(!told.contains(['\0', '\u{1b}']), "{told}");
     }
 }
 
@@ -636,4 +648,58 @@ fn names_of_devices_are_nvidias() {
     };
     let inventory = Inventory { gpus: vec![gpu(0, &[]), gpu(1, &["MIG-a", "MIG-b"])], ..Inventory::default() };
     assert_eq!(device_names(&inventory), [["0", "GPU-0"], ["1:0", "MIG-a"], ["1:1", "MIG-b"]]);
+}
+
+#[test]
+fn nothing_is_written_of_nothing() {
+    let (common, devices) = (Edits::default(), [(Vec::new(), Edits::default())]);
+    let output = Output {
+        common: &common,
+        links: &[],
+        loader_directories: &[],
+        standard_directories: &[],
+        devices: &devices,
+        hook: None,
+        dev: Path::new("/dev"),
+    };
+    let message = describe(&write(&output, Format::Yaml).unwrap_err());
+    assert_eq!(message, "there is no GPU that a CDI file could describe\nhint: `dockless gpu list` tells why");
+    let names = vec!["a/b".to_owned()];
+    let edits = Edits { env: vec![("A".to_owned(), "1".to_owned())], ..Edits::default() };
+    let message = describe(&write(&Output { devices: &[(names, edits)], ..output }, Format::Json).unwrap_err());
+    assert!(message.starts_with("the file would not be valid: device name `a/b` is malformed"), "{message}");
+}
+
+#[test]
+fn a_device_has_bounds() {
+    let items = vec![r#""A=1""#; 5000].join(",");
+    assert!(Place::with_edits(&format!(r#"{{"env": [{items}]}}"#)).complaint().contains("more than 4096 `env`"));
+    let items = (1..5000).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    let told = Place::with_edits(&format!(r#"{{"additionalGids": [{items}]}}"#)).complaint();
+    assert!(told.contains("more than 4096 `additionalGids`"), "{told}");
+}
+
+proptest::proptest! {
+    /// Bytes of a good file changed at random: whatever is made of it, nobody panics, and messages are harmless.
+    #[test]
+    fn damaged_files_are_errors_in_words(changes in proptest::collection::vec((0..NVIDIA.len(), 0_u8..128), 1..12)) {
+        let mut bytes = NVIDIA.as_bytes().to_vec();
+        for (index, byte) in changes {
+            bytes[index] = byte;
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        match Document::parse(&text, Syntax::Yaml) {
+            Err(problem) => proptest::prop_assert!(!problem.to_string().contains(['\0', '\u{1b}']), "{:?}", problem),
+            Ok(document) => {
+                let mut collector = super::edits::Collector::default();
+                let all = document.devices.iter().map(|device| &device.container_edits);
+                for edits in all.chain([&document.container_edits]) {
+                    if let Err(problem) = collector.add(edits) {
+                        proptest::prop_assert!(!problem.to_string().contains(['\0', '\u{1b}']), "{}", problem);
+                    }
+                }
+                drop(collector.finish());
+            }
+        }
+    }
 }

@@ -8,6 +8,8 @@
 //!   which breaks images that need theirs. So each library is mounted once more under each of its names, into the directories
 //!   that the loaders of Debian and of Red Hat search in any case. A cache is not needed for that.
 //!
+//! Their newer hooks are not named: a release of the program that does not know one fails, and the container with it.
+//!
 //! Numbers, owners and modes of nodes are left out: who reads the file takes those of the moment.
 
 use std::collections::BTreeSet;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::{ContainerEdits, DeviceNode, Document, DocumentDevice, Hook, Mount};
 use super::error::DocumentProblem;
+use super::trust;
 use crate::gpu::Inventory;
 use crate::rootfs::RootLink;
 use crate::spec::{EditMount, Edits};
@@ -25,6 +28,9 @@ const VERSION: &str = "0.5.0";
 /// With `additionalGids`.
 const VERSION_WITH_GROUPS: &str = "0.7.0";
 const ALL: &str = "all";
+/// Newest form first.
+const HOOKS: [&str; 3] =
+    ["/usr/bin/nvidia-cdi-hook", "/usr/local/nvidia/toolkit/nvidia-cdi-hook", "/usr/bin/nvidia-ctk"];
 /// A chain of links longer than this leads nowhere.
 const MAX_LINKS: usize = 8;
 
@@ -62,6 +68,9 @@ pub enum WriteError {
     /// A path of this machine that no document can hold.
     #[error("`{}` is not UTF-8, a CDI file cannot name it", .0.display())]
     NotUtf8(PathBuf),
+    /// Nothing to write.
+    #[error("there is no GPU that a CDI file could describe\nhint: `dockless gpu list` tells why")]
+    NoDevices,
     /// What would be written could not be read.
     #[error("the file would not be valid")]
     Invalid(#[from] DocumentProblem),
@@ -83,8 +92,23 @@ pub fn device_names(inventory: &Inventory) -> Vec<Vec<String>> {
     inventory.gpus.iter().flat_map(of_gpu).collect()
 }
 
+/// NVIDIA's hook program, where its packages and its operator install it. One that others could have changed is not named.
+#[must_use]
+pub fn installed_hook() -> Option<PathBuf> {
+    HOOKS.into_iter().map(PathBuf::from).find(|path| trust::program(path).is_ok())
+}
+
+/// Directories that the loaders of Red Hat's and of Debian's family search on this machine's architecture.
+#[must_use]
+pub fn standard_directories() -> [PathBuf; 2] {
+    ["/usr/lib64".into(), format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into()]
+}
+
 /// The text of the file. A device `all` is added that has what all the others have.
 pub fn write(output: &Output<'_>, format: Format) -> Result<String, WriteError> {
+    if output.devices.iter().all(|(names, _)| names.is_empty()) {
+        return Err(WriteError::NoDevices);
+    }
     let mut container_edits = edits(output.common, output.dev)?;
     if output.hook.is_some() {
         container_edits.hooks.extend(hooks(output)?);
