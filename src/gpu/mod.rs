@@ -13,11 +13,13 @@
 mod capability;
 mod chosen;
 mod device_flag;
+mod devices;
 mod discover;
 mod facts;
 mod grant;
 mod holder;
 mod inventory;
+mod machine;
 mod model;
 mod node;
 mod nvml;
@@ -33,6 +35,7 @@ pub mod explain;
 pub mod files;
 pub mod ldcache;
 pub mod lease;
+pub mod loader;
 pub mod proc_view;
 pub mod require;
 pub mod wishes;
@@ -40,6 +43,7 @@ pub mod wishes;
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use chosen::Chosen;
 pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};
+pub use devices::{DevicesError, Nodes, load_modules, nodes};
 pub use discover::{DiscoverError, discover, pci_gpus};
 pub use facts::{Facts, GpuFacts, ask};
 pub use grant::{Grant, Granted};
@@ -48,6 +52,7 @@ pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
+pub use machine::{Machine, driver_files};
 pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
 pub use node::NodeProblem;
 pub use nvml::{NVML_ARGV0, ProbeError, WatchEvent, Watcher, nvml_entry};
