@@ -5,6 +5,7 @@
 
 mod admit;
 mod control;
+pub mod devices;
 mod images;
 pub mod inputs;
 mod places;
@@ -16,6 +17,7 @@ mod shelves;
 
 use std::fs::DirBuilder;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -28,14 +30,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::{Admitted, admit};
+use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError, InputMount};
 use self::ports::{Port, PortError};
 use self::removal::RemovalError;
-use self::resources::{AskedGpus, Unmet};
+use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
 use crate::container::{CgroupError, HostError};
+use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
@@ -110,8 +114,8 @@ pub struct RunRequest {
     pub ports: Vec<Port>,
     /// What it reads and writes of earlier runs.
     pub inputs: InputsWanted,
-    /// GPUs that it needs.
-    pub gpus: Option<AskedGpus>,
+    /// GPUs and other devices that it needs.
+    pub devices: Devices,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
     /// The tag it gets if it ends well.
@@ -178,6 +182,8 @@ pub struct Settings {
     pub registry: registry::Settings,
     /// How buckets for artifacts are reached.
     pub bucket: BucketVariables,
+    /// Where the whole machine leases its GPUs; [`devices::LEASE_DIR`] unless there is a reason.
+    pub leases: PathBuf,
 }
 
 /// Why a job failed.
@@ -236,6 +242,9 @@ pub enum EngineError {
     /// An earlier run does not give what is wanted of it.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// The devices cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -297,7 +306,7 @@ impl Engine {
         let state = |source| EngineError::State { path: settings.state.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&settings.state).map_err(state)?;
         let store = Store::open(&settings.root)?;
-        let told = sweep(&store, &settings.state)?;
+        let told = sweep(&store, &settings.state, &settings.leases)?;
         Ok((Self { store, settings }, told))
     }
 
@@ -324,14 +333,15 @@ impl Engine {
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
-        let Admitted { record, warnings, mounts } = admit(&self.store, &mut request)?;
+        let given = self.devices(&request, observer).await;
+        let Admitted { record, given, warnings, mounts } = admit(&self.store, &mut request, given)?;
         request.options.mounts.extend(mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
         let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
         let upload = self.claim(&request, &record).await?;
         let claimed = upload.clone();
-        let started = self.supervise(request, record, &mounts, upload, &image, warnings);
+        let started = self.supervise(request, record, given, &mounts, upload, &image, warnings);
         if let (Err(_), Some(claimed)) = (&started, claimed) {
             self.disclaim(&claimed).await;
         }
@@ -343,16 +353,59 @@ impl Engine {
         &self,
         request: RunRequest,
         record: RunRecord,
+        given: Given,
         mounts: &[InputMount],
         upload: Option<UploadRequest>,
         image: &ReadyImage,
         warnings: Vec<String>,
     ) -> Result<Run, EngineError> {
-        let prepared = prepare::run(&self.store, &self.settings.state, request, record, mounts, upload, image)?;
-        let supervisor = Supervisor::start(&prepared.request, prepared.reservation.lock(), prepared.stdin.as_ref())?;
+        let prepared = prepare::run(&self.store, &self.settings, request, record, &given, mounts, upload, image)?;
+        let leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
+        let lock = prepared.reservation.lock();
+        let supervisor = Supervisor::start(&prepared.request, lock, &leases, prepared.stdin.as_ref())?;
         prepared.reservation.keep();
+        if let Some(leases) = given.leases {
+            leases.hand_over();
+        }
         let warnings = [warnings, prepared.warnings].concat();
         Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)
+    }
+
+    /// Takes the GPUs of a run, which may take as long as others have them.
+    async fn devices(&self, request: &RunRequest, observer: &Arc<dyn Observer>) -> Result<Given, EngineError> {
+        if request.devices.gpus.is_none() {
+            return Ok(Given::default());
+        }
+        if request.devices.wait != Wait::No {
+            // Others see that it is there, and can stop it.
+            prepare::submit_waiting(request)?;
+        }
+        let taker = Taker {
+            devices: request.devices.clone(),
+            lease_dir: self.settings.leases.clone(),
+            run: request.reservation.name().clone(),
+            id: prepare::id(request),
+            store: self.store.root().to_owned(),
+            since: request.created.clone(),
+        };
+        let observer = Arc::clone(observer);
+        let is_wanted = Arc::new(());
+        let still_wanted = Arc::downgrade(&is_wanted);
+        let take = move || {
+            let mut told = String::new();
+            taker.take(|waiting| {
+                let words = waiting_in_words(waiting);
+                if words != told {
+                    observer.waiting(&words);
+                    told = words;
+                }
+                // Whoever waits for us is gone when this future was dropped.
+                if still_wanted.strong_count() == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        };
+        let given = spawn_blocking(take).await.map_err(|_| EngineError::Task("looking for GPUs"))?;
+        drop(is_wanted);
+        Ok(given?)
     }
 
     /// The runtime spec that a run with these options would have.
@@ -360,11 +413,13 @@ impl Engine {
         &self,
         image: &ImageRequest,
         options: &spec::Options,
+        devices: &Devices,
         observer: &Arc<dyn Observer>,
     ) -> Result<spec::Built, EngineError> {
         let _kept = self.keep_images().await?;
+        let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;
-        prepare::spec(&self.store, &image, options, "spec")
+        Ok(prepare::spec(&self.store, &image, options, devices, &given, "spec")?.0)
     }
 
     /// Writes a bundle to `dir`, which must not be there yet: the flat root file system and its `config.json`.
@@ -372,12 +427,14 @@ impl Engine {
         &self,
         image: &ImageRequest,
         options: &spec::Options,
+        devices: &Devices,
         dir: &Path,
         observer: &Arc<dyn Observer>,
     ) -> Result<Vec<String>, EngineError> {
         let _kept = self.keep_images().await?;
+        let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;
-        prepare::bundle(&self.store, &image, options, dir)
+        prepare::bundle(&self.store, &image, options, devices, &given, dir)
     }
 }
 
@@ -463,7 +520,7 @@ pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<(Option<Exit>, Vec<S
     let Run { name, supervisor, .. } = run;
     // Its lock ends with it, and no earlier.
     drop(supervisor.wait());
-    let told = sweep(&engine.store, &engine.settings.state)?;
+    let told = sweep(&engine.store, &engine.settings.state, &engine.settings.leases)?;
     match engine.store.run(name.as_str()) {
         Ok(run) => Ok((run.record()?.exit, told)),
         Err(StoreError::NoRun { .. }) => Ok((None, told)),

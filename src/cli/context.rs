@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::args::{ArtifactStoreArgs, Cli, RegistryArgs, TalkArgs};
+use super::devices::lease_dir;
 use super::exit::CliError;
 use super::printer::Printer;
 use crate::artifact::ArtifactStoreUrl;
@@ -43,6 +44,7 @@ impl Context {
             state: self.state.clone(),
             registry: registry_settings(registry),
             bucket: BucketVariables::new(aws_variables()),
+            leases: lease_dir(),
         };
         let (engine, told) = Engine::open(settings)?;
         for line in told {

@@ -16,8 +16,11 @@ use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
 use crate::gpu::CapabilityError;
+use crate::gpu::cdi::WriteError;
 use crate::gpu::files::FilesError;
+use crate::gpu::lease::LeaseError;
 use crate::gpu::proc_view::ProcViewError;
+use crate::gpu::{DeviceFlagError, DevicesError, DiscoverError, RequestError, SelectError};
 use crate::image::{PlatformError, ReferenceError};
 use crate::spec::SpecError;
 use crate::store::{RunNameError, SecretNameError, SecretValueError, StoreError, TagNameError};
@@ -33,6 +36,27 @@ pub(super) const FOUND_MISTAKES: u8 = 1;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
+    /// A malformed request for GPUs.
+    #[error(transparent)]
+    GpuRequest(#[from] RequestError),
+    /// A malformed `--device`.
+    #[error(transparent)]
+    DeviceFlag(#[from] DeviceFlagError),
+    /// The machine cannot be looked at.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    /// The GPUs are not there.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// A device cannot be given to a container.
+    #[error(transparent)]
+    Nodes(#[from] DevicesError),
+    /// Leases cannot be read.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A CDI specification cannot be written.
+    #[error(transparent)]
+    Cdi(#[from] WriteError),
     /// Arguments that parse but make no sense.
     #[error("{0}")]
     Usage(String),
@@ -108,6 +132,13 @@ impl CliError {
             | Self::SecretName(_)
             | Self::SecretValue(_)
             | Self::Capability(_)
+            | Self::GpuRequest(_)
+            | Self::DeviceFlag(_)
+            | Self::Discover(_)
+            | Self::Select(_)
+            | Self::Nodes(_)
+            | Self::Lease(_)
+            | Self::Cdi(_)
             | Self::DriverFiles(_)
             | Self::ProcView(_)
             | Self::Read { .. }

@@ -4,10 +4,4 @@ pub(super) mod cdi;
 pub(super) mod explain;
 pub(super) mod list;
 
-use super::args::DriverArgs;
-use crate::gpu::Roots;
-
-/// Where the driver is to be looked for.
-fn roots(args: &DriverArgs) -> Roots {
-    args.driver_root.as_deref().map_or_else(Roots::host, Roots::below)
-}
+use super::devices::{grant, lease_dir, roots};

@@ -5,6 +5,7 @@ mod artifacts;
 mod ask;
 mod attend;
 mod context;
+mod devices;
 mod duration;
 mod exit;
 mod gpu;

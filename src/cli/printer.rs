@@ -145,6 +145,10 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    fn waiting(&self, text: &str) {
+        text.lines().for_each(|line| self.line(&printable(line)));
+    }
+
     fn pull(&self, event: &PullEvent<'_>) {
         match event {
             PullEvent::Resolved { reference, manifest, layers } => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::attend::start;
 use super::context::{Context, artifact_store, block_on, caller, random};
+use super::devices::devices;
 use super::exit::CliError;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
@@ -23,6 +24,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
+    let devices = devices(&args.container.devices, Some(&args.lease))?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let request = RunRequest {
         reservation: reserve(engine.store(), args.name.as_deref())?,
@@ -39,7 +41,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
-        gpus: None,
+        devices,
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,
         tag: None,
@@ -53,9 +55,10 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
 pub(super) fn spec(context: &Context, args: SpecArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    let devices = devices(&args.container.devices, None)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
-    let built = block_on(async { Ok(engine.spec(&image, &options, &observer).await?) })?;
+    let built = block_on(async { Ok(engine.spec(&image, &options, &devices, &observer).await?) })?;
     for warning in &built.warnings {
         printer.warn(warning);
     }
@@ -68,9 +71,10 @@ pub(super) fn bundle(context: &Context, args: BundleArgs) -> Result<u8, CliError
     let mut words = args.image_dir_and_command;
     let dir = PathBuf::from(words.remove(1));
     let (image, options) = image_and_options(&args.image, &args.container, words)?;
+    let devices = devices(&args.container.devices, None)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
-    let warnings = block_on(async { Ok(engine.bundle(&image, &options, &dir, &observer).await?) })?;
+    let warnings = block_on(async { Ok(engine.bundle(&image, &options, &devices, &dir, &observer).await?) })?;
     for warning in &warnings {
         printer.warn(warning);
     }

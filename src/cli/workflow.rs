@@ -7,11 +7,14 @@ use super::args::{
 };
 use super::attend::start;
 use super::context::{Context, artifact_store, block_on, caller, current_dir, owner, variable};
+use super::devices::sharing;
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
+use crate::engine::devices::Devices;
 use crate::engine::ports::free;
 use crate::engine::{EngineError, HostCheck};
+use crate::gpu;
 use crate::image::Platform;
 use crate::store::{SecretName, SecretNameError, Store};
 use crate::words::describe;
@@ -19,7 +22,7 @@ use crate::workflow::check::Checker;
 use crate::workflow::find::{Project, Workflows, find, load, named};
 use crate::workflow::interpolate::{MASK, SecretLookup, Values};
 use crate::workflow::overrides::Overrides;
-use crate::workflow::plan::{PROJECT_DIR, Plan};
+use crate::workflow::plan::{GpuRequest, PROJECT_DIR, Plan};
 use crate::workflow::run::{Circumstances, Prepared, prepare, request};
 use crate::workflow::schema::json_schema;
 
@@ -46,7 +49,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         pull: pull_policy(args.image.pull),
         host_name: &nix::unistd::gethostname()
             .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
-        gpus: 0,
+        devices: devices(args, &prepared.plan)?,
         free_ports: free(prepared.plan.free_ports).map_err(EngineError::from)?,
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_store: artifact_store(&args.store)?,
@@ -59,6 +62,15 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
     };
     let request = request(&prepared, &project.root, circumstances, &variable)?;
     block_on(start(&engine, request, printer))
+}
+
+/// The plan says which GPUs, the flags where they are and how they are shared.
+fn devices(args: &WorkflowRunArgs, plan: &Plan) -> Result<Devices, CliError> {
+    let mut devices = sharing(&args.driver, Some(&args.lease));
+    if let Some(GpuRequest { count, name, memory }) = &plan.gpus {
+        devices.gpus = gpu::GpuRequest::from_workflow(*count, name.as_deref(), *memory)?;
+    }
+    Ok(devices)
 }
 
 pub(super) fn show(args: &WorkflowShowArgs) -> Result<u8, CliError> {

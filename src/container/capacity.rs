@@ -1,9 +1,8 @@
-//! How much this machine has to give: processors, memory, GPUs.
+//! How much this machine has to give: processors and memory.
 //!
 //! Where it is read: `sched_getaffinity(2)`; `MemTotal` of `proc_meminfo(5)`; the memory limits of the cgroup that this
 //! process is in and of those above it (`memory.max`, cgroup-v2.rst; `memory.limit_in_bytes`, cgroup-v1/memory.rst), since
-//! a batch system or a container around us is asked for its share, not for the machine; and the directories that NVIDIA's
-//! driver makes under `/proc/driver/nvidia/gpus`.
+//! a batch system or a container around us is asked for its share, not for the machine. GPUs are `gpu`'s matter.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,20 +19,13 @@ pub struct HostResources {
     pub memory: ByteSize,
     /// It is the cgroup's limit, and the machine has more.
     pub memory_is_limited: bool,
-    /// Models of the GPUs, in the order of their bus addresses.
-    pub gpus: Vec<String>,
 }
 
 /// Looks at the machine whose file systems are mounted below `root`, which is `/` but in tests.
 pub fn host_resources(root: &Path) -> Result<HostResources, HostError> {
     let total = total_memory(root)?;
     let limit = memory_limit(root).filter(|limit| *limit < total);
-    Ok(HostResources {
-        cpus: cpu_count(),
-        memory: limit.unwrap_or(total),
-        memory_is_limited: limit.is_some(),
-        gpus: gpus(root),
-    })
+    Ok(HostResources { cpus: cpu_count(), memory: limit.unwrap_or(total), memory_is_limited: limit.is_some() })
 }
 
 fn total_memory(root: &Path) -> Result<ByteSize, HostError> {
@@ -68,18 +60,6 @@ fn memory_limit(root: &Path) -> Option<ByteSize> {
         }
     });
     limits.min().map(ByteSize)
-}
-
-fn gpus(root: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(root.join("proc/driver/nvidia/gpus")) else { return Vec::new() };
-    let mut addresses: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    addresses.sort();
-    let model = |address: PathBuf| {
-        let text = fs::read_to_string(address.join("information")).unwrap_or_default();
-        let model = text.lines().find_map(|line| line.strip_prefix("Model:"));
-        model.map_or_else(|| "GPU of unknown model".to_owned(), |model| model.trim().to_owned())
-    };
-    addresses.into_iter().map(model).collect()
 }
 
 #[cfg(test)]
@@ -121,18 +101,6 @@ mod tests {
         assert_eq!(memory(&[v1, limit]), (8192, true));
         let none = ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(memory(&[v1, none]), (16384, false));
-    }
-
-    #[test]
-    fn gpus_are_named_by_their_driver() {
-        let of = |address: &str| format!("proc/driver/nvidia/gpus/{address}/information");
-        let root = root(&[
-            (&of("0000:41:00.0"), "Model: \t\t NVIDIA A100-SXM4-40GB\nIRQ:   \t\t 191\n"),
-            (&of("0000:01:00.0"), "Model: \t\t Tesla V100-SXM2-16GB\n"),
-            (&of("0000:81:00.0"), "IRQ: 1\n"),
-        ]);
-        let found = host_resources(root.path()).unwrap().gpus;
-        assert_eq!(found, ["Tesla V100-SXM2-16GB", "NVIDIA A100-SXM4-40GB", "GPU of unknown model"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::devices::Given;
 use super::inputs::{self, InputMount, InputRequest, Inputs};
 use super::places::{directory, recorded};
 use super::ports::{self, PortError};
@@ -12,12 +13,14 @@ use super::resources::{Asked, Unmet, check, held};
 use super::{EngineError, HostCheck, InputsWanted, RunRequest, prepare};
 use crate::artifact::ArtifactStore;
 use crate::container::{cpu_count, host_resources};
-use crate::spec::{Cpus, MemoryLimit, Network};
+use crate::spec::{Cpus, EnvSetting, MemoryLimit, Network};
 use crate::store::{RunRecord, Store};
 
 /// A run that was let in.
 pub(super) struct Admitted {
     pub(super) record: RunRecord,
+    /// Its GPUs.
+    pub(super) given: Given,
     /// What it gets of earlier runs.
     pub(super) mounts: Vec<InputMount>,
     /// What was not there and not insisted on, in words.
@@ -25,8 +28,13 @@ pub(super) struct Admitted {
 }
 
 /// Checks and writes the record. What the machine does not have is told before anything is fetched.
-pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted, EngineError> {
+pub(super) fn admit(
+    store: &Store,
+    request: &mut RunRequest,
+    given: Result<Given, EngineError>,
+) -> Result<Admitted, EngineError> {
     let mut warnings = Vec::new();
+    let (given, missing) = given_or_missing(request.host_check, given)?;
     if request.options.network == Network::Host {
         warnings.extend(ports::warnings(&request.ports));
         insist_or_warn(request.host_check, &mut warnings, ports::check_free(&request.ports), PortError::to_string)?;
@@ -40,16 +48,34 @@ pub(super) fn admit(store: &Store, request: &mut RunRequest) -> Result<Admitted,
     } else {
         let lock = store.lock_resources(|_| ())?;
         let others = held(&store.live_runs()?, request.reservation.name());
-        let found = check(&asked(request), &host_resources(Path::new("/"))?, &others);
+        let found = check(&asked(request), &host_resources(Path::new("/"))?, &others, missing);
         insist_or_warn(request.host_check, &mut warnings, found, Unmet::warning)?;
         // A share of more processors than there are is no limit.
         request.options.cpus = request.options.cpus.filter(|cpus| cpus.check(cpu_count()).is_ok());
         Some(lock)
     };
     let (deps, caches) = inputs.as_ref().map(|inputs| (inputs.runs(), inputs.cache_keys())).unwrap_or_default();
-    let record = prepare::submit(request, deps, caches)?;
+    if request.origin.workflow.is_some() {
+        // Before all others: the workflow's own may say something else.
+        request.options.env.insert(0, EnvSetting::set("DOCKLESS_GPUS_NUM", &given.chosen.len().to_string())?);
+    }
+    let record = prepare::submit(request, given.recorded(request.devices.shared), deps, caches)?;
     let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), Inputs::mounts)?;
-    Ok(Admitted { record, mounts, warnings })
+    Ok(Admitted { record, given, mounts, warnings })
+}
+
+/// GPUs that cannot be had are one line of several where other resources are checked too; elsewhere they are the error.
+fn given_or_missing(
+    host_check: HostCheck,
+    given: Result<Given, EngineError>,
+) -> Result<(Given, Option<String>), EngineError> {
+    match given {
+        Ok(given) => Ok((given, None)),
+        Err(EngineError::Device(error)) if host_check != HostCheck::None && error.unmet().is_some() => {
+            Ok((Given::default(), error.unmet()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Finds what the run gets of earlier ones; nothing is looked at for a run that wants none.
@@ -100,6 +126,5 @@ fn asked(request: &RunRequest) -> Asked {
         cpus: request.options.cpus.map(Cpus::as_f64),
         memory: request.options.memory.map(MemoryLimit::size),
         shm_size: Some(request.options.shm_size),
-        gpus: request.gpus.clone(),
     }
 }

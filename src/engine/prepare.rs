@@ -5,15 +5,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
-use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE};
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
 use crate::artifact::{UploadRequest, prepare_remote};
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
-use crate::store::{Limits, Reservation, RunDir, RunName, RunRecord, RunState, Store};
-use crate::supervisor::protocol::{Request, Volume};
+use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
+use crate::supervisor::protocol::{LeaseFiles, Request, Volume};
 
 /// A run that only has to be started.
 pub(super) struct Prepared {
@@ -31,14 +32,43 @@ struct Words {
 }
 
 /// Writes the first record of a run, so that others see it from now on.
-pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<String>) -> Result<RunRecord, EngineError> {
+pub(super) fn submit(
+    request: &RunRequest,
+    gpus: Vec<RunGpu>,
+    deps: Vec<RunName>,
+    caches: Vec<String>,
+) -> Result<RunRecord, EngineError> {
+    let record = record(request, gpus, deps, caches)?;
+    // Not durable: a run that never started is none after a reboot.
+    request.reservation.dir().write_passing_record(&record)?;
+    Ok(record)
+}
+
+/// The same for a run that waits for GPUs: it holds nothing yet.
+pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
+    let record = record(request, Vec::new(), Vec::new(), Vec::new())?;
+    let record = RunRecord { limits: Limits::default(), ..record };
+    Ok(request.reservation.dir().write_passing_record(&record)?)
+}
+
+/// What kernel and runtime know a run by.
+pub(super) fn id(request: &RunRequest) -> String {
+    format!("{}-{:08x}", request.reservation.name(), request.nonce)
+}
+
+fn record(
+    request: &RunRequest,
+    gpus: Vec<RunGpu>,
+    deps: Vec<RunName>,
+    caches: Vec<String>,
+) -> Result<RunRecord, EngineError> {
     let name = request.reservation.name();
     let Origin { workflow, project, resolved } = &request.origin;
     let options = &request.options;
-    let record = RunRecord {
+    Ok(RunRecord {
         schema: 1,
         name: name.clone(),
-        id: format!("{name}-{:08x}", request.nonce),
+        id: id(request),
         workflow: workflow.clone(),
         project: project.as_deref().map(in_words),
         resolved: resolved.clone(),
@@ -51,7 +81,7 @@ pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<Strin
             memory: options.memory.map(spec::MemoryLimit::size),
             shm_size: Some(options.shm_size),
         },
-        gpus: Vec::new(),
+        gpus,
         detached: request.detached,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
@@ -74,10 +104,7 @@ pub(super) fn submit(request: &RunRequest, deps: Vec<RunName>, caches: Vec<Strin
         keep: request.keep,
         exit: None,
         spec: None,
-    };
-    // Not durable: a run that never started is none after a reboot.
-    request.reservation.dir().write_passing_record(&record)?;
-    Ok(record)
+    })
 }
 
 /// Notes a state on the way; one that cannot be written now is overtaken by the next.
@@ -88,15 +115,16 @@ pub(super) fn record_state(request: &RunRequest, record: &RunRecord, state: RunS
 /// Fills the run's directory. When something fails nothing of it stays.
 pub(super) fn run(
     store: &Store,
-    state: &Path,
+    settings: &Settings,
     request: RunRequest,
     record: RunRecord,
+    given: &Given,
     inputs: &[InputMount],
     upload: Option<UploadRequest>,
     image: &ReadyImage,
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
-    match fill(store, state, &request, record, upload, image) {
+    match fill(store, settings, &request, record, given, upload, image) {
         Ok((supervised, Words { mut warnings, notes })) => {
             warnings.extend(hidden_directories(store, &request, inputs, image)?);
             let RunRequest { reservation, stdin, .. } = request;
@@ -114,9 +142,10 @@ pub(super) fn run(
 
 fn fill(
     store: &Store,
-    state: &Path,
+    settings: &Settings,
     request: &RunRequest,
     record: RunRecord,
+    given: &Given,
     upload: Option<UploadRequest>,
     image: &ReadyImage,
 ) -> Result<(Request, Words), EngineError> {
@@ -144,6 +173,8 @@ fn fill(
         hostname: Some(etc.join("hostname")),
         volumes: dir.path().join("volumes"),
     };
+    let staging = dir.gpu();
+    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
     let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     write_etc(&etc, &built.hostname, options.network)?;
     write_spec(&dir.config(), &built)?;
@@ -158,7 +189,7 @@ fn fill(
     dir.write_passing_record(&record)?;
     let supervised = Request {
         store: store.root().to_owned(),
-        state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
+        state: settings.state.canonicalize().unwrap_or_else(|_| settings.state.clone()),
         record,
         rootfs: request.rootfs,
         working_dir: in_words(&built.working_dir),
@@ -167,8 +198,12 @@ fn fill(
             .into_iter()
             .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
             .collect(),
-        root_edits: RootEdits::default(),
-        leases: None,
+        root_edits: brought.root,
+        leases: given.leases.as_ref().map(|leases| LeaseFiles {
+            dir: settings.leases.clone(),
+            count: leases.descriptors().len(),
+            shared: request.devices.shared,
+        }),
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
@@ -178,7 +213,34 @@ fn fill(
         artifact_owner: request.artifact_owner,
         conduct: request.conduct.clone(),
     };
-    Ok((supervised, Words { warnings: built.warnings, notes: built.notes }))
+    let words =
+        Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
+    Ok((supervised, words))
+}
+
+/// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.
+fn bring_devices(
+    store: &Store,
+    image: &ReadyImage,
+    options: &mut Options,
+    devices: &Devices,
+    given: &Given,
+    staging: Option<&Path>,
+) -> Result<Brought, EngineError> {
+    if given.chosen.is_empty()
+        && !devices.has_others()
+        && !devices::image_or_run_names_gpus(&image.image.config, options)
+    {
+        return Ok(Brought::default());
+    }
+    let view = View::open(&Layers::load(store, &image.layers)?)?;
+    if let Some(staging) = staging {
+        let write = |source| EngineError::Write { path: staging.to_owned(), source };
+        fs::DirBuilder::new().mode(0o755).create(staging).map_err(write)?;
+    }
+    let brought = devices::bring(devices, given, &image.image.config, &options.env, &view, staging)?;
+    options.edits = brought.spec.clone();
+    Ok(brought)
 }
 
 /// A word for each mount of ours that hides something.
@@ -217,8 +279,12 @@ pub(super) fn spec(
     store: &Store,
     image: &ReadyImage,
     options: &Options,
+    devices: &Devices,
+    given: &Given,
     name: &str,
-) -> Result<spec::Built, EngineError> {
+) -> Result<(spec::Built, RootEdits), EngineError> {
+    let mut options = options.clone();
+    let brought = bring_devices(store, image, &mut options, devices, given, None)?;
     let paths = Paths {
         rootfs: PathBuf::from("rootfs"),
         // Not below the parent of our runs: other runtimes would make that and leave it behind.
@@ -228,7 +294,10 @@ pub(super) fn spec(
         hostname: None,
         volumes: PathBuf::from("volumes"),
     };
-    build(store, image, options, &paths, Dialect::Standard)
+    let mut built = build(store, image, &options, &paths, Dialect::Standard)?;
+    built.warnings.splice(0..0, brought.warnings);
+    built.notes.splice(0..0, brought.notes);
+    Ok((built, brought.root))
 }
 
 /// Writes root file system and spec to a new directory.
@@ -236,10 +305,12 @@ pub(super) fn bundle(
     store: &Store,
     image: &ReadyImage,
     options: &Options,
+    devices: &Devices,
+    given: &Given,
     dir: &Path,
 ) -> Result<Vec<String>, EngineError> {
     let name = dir.file_name().map_or_else(|| "bundle".to_owned(), |name| name.to_string_lossy().into_owned());
-    let built = spec(store, image, options, &name)?;
+    let (built, root_edits) = spec(store, image, options, devices, given, &name)?;
     let write = |source| EngineError::Write { path: dir.to_owned(), source };
     fs::DirBuilder::new().mode(0o700).create(dir).map_err(write)?;
     let fill = || {
@@ -249,6 +320,7 @@ pub(super) fn bundle(
         rootfs::preflight(&root)?;
         let volumes: Vec<_> = built.image_volumes.iter().map(|volume| in_words(&volume.destination)).collect();
         rootfs::prepare(&root, &in_words(&built.working_dir), &volumes)?;
+        rootfs::apply(&root, &root_edits)?;
         write_spec(&dir.join("config.json"), &built)
     };
     match fill() {

@@ -21,17 +21,6 @@ pub struct Asked {
     pub memory: Option<ByteSize>,
     /// Size of /dev/shm, which is memory.
     pub shm_size: Option<ByteSize>,
-    /// GPUs.
-    pub gpus: Option<AskedGpus>,
-}
-
-/// GPUs as they are asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AskedGpus {
-    /// How many.
-    pub count: u32,
-    /// Which, in words (`A100, 40 GB`); nothing when any will do.
-    pub description: Option<String>,
 }
 
 /// What another run holds.
@@ -81,16 +70,18 @@ fn indented(lines: &[String]) -> String {
     lines.iter().flat_map(|line| ["\n  ", line]).collect()
 }
 
-/// Compares what is asked for with what there is. With nothing in `held` it is the bare machine that counts.
+/// Compares what is asked for with what there is. With nothing in `held` it is the bare machine that counts. GPUs were looked
+/// for before, by whoever leases them; `missing_gpus` says why they cannot be had.
 ///
 /// # Errors
 /// [`Unmet`] with a line for each resource that there is not enough of.
-pub fn check(asked: &Asked, host: &HostResources, held: &[Held]) -> Result<(), Unmet> {
+pub fn check(asked: &Asked, host: &HostResources, held: &[Held], missing_gpus: Option<String>) -> Result<(), Unmet> {
     let lines: Vec<String> = [
         asked.cpus.and_then(|cpus| cpu_line(cpus, host, held)),
         asked.memory.and_then(|memory| memory_line(memory, host, held)),
         asked.shm_size.and_then(|shm_size| shm_line(shm_size, host)),
-        asked.gpus.as_ref().and_then(|gpus| gpu_line(gpus, host)),
+        // Below the others its own lines stand further to the right.
+        missing_gpus.map(|words| format!("gpu: {}", words.replace("\n", "\n  "))),
     ]
     .into_iter()
     .flatten()
@@ -120,20 +111,6 @@ fn memory_line(asked: ByteSize, host: &HostResources, held: &[Held]) -> Option<S
 
 fn shm_line(asked: ByteSize, host: &HostResources) -> Option<String> {
     (asked > host.memory).then(|| format!("shm_size: asked {}, {} of memory", size_in_words(asked), memory_of(host)))
-}
-
-/// The one place that says what becomes of GPUs until they can be given to containers.
-fn gpu_line(asked: &AskedGpus, host: &HostResources) -> Option<String> {
-    if asked.count == 0 {
-        return None;
-    }
-    let which = asked.description.as_ref().map_or_else(String::new, |words| format!(" ({words})"));
-    let has = match host.gpus.as_slice() {
-        [] => "none".to_owned(),
-        gpus => format!("{}: {}", gpus.len(), gpus.join(", ")),
-    };
-    let but = if host.gpus.is_empty() { "" } else { "; GPUs cannot be given to containers yet" };
-    Some(format!("gpu: asked {}{which}, this machine has {has}{but}", asked.count))
 }
 
 fn memory_of(host: &HostResources) -> String {
@@ -178,7 +155,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn host() -> HostResources {
-        HostResources { cpus: 8, memory: ByteSize(24 * GIB - GIB / 2), memory_is_limited: false, gpus: Vec::new() }
+        HostResources { cpus: 8, memory: ByteSize(24 * GIB - GIB / 2), memory_is_limited: false }
     }
 
     fn cpus(cpus: f64) -> Asked {
@@ -195,7 +172,7 @@ mod tests {
     }
 
     fn lines(asked: &Asked, host: &HostResources, held: &[Held]) -> Vec<String> {
-        check(asked, host, held).err().map_or_else(Vec::new, |unmet| unmet.lines().to_vec())
+        check(asked, host, held, None).err().map_or_else(Vec::new, |unmet| unmet.lines().to_vec())
     }
 
     #[test]
@@ -208,13 +185,12 @@ mod tests {
             (memory(23 * GIB), &[]),
             (memory(13 * GIB), &held),
             (Asked { shm_size: Some(ByteSize(23 * GIB)), ..Asked::default() }, &held),
-            (Asked { gpus: Some(AskedGpus { count: 0, description: None }), ..Asked::default() }, &[]),
         ] {
-            assert_eq!(check(&asked, &host(), held), Ok(()), "{asked:?}");
+            assert_eq!(check(&asked, &host(), held, None), Ok(()), "{asked:?}");
         }
         // Thirds and tenths are no exact numbers.
         let tenths: Vec<Held> = (0..70).map(|number| holds(&format!("r{number}"), 0.1, 0)).collect();
-        assert_eq!(check(&cpus(1.0), &host(), &tenths), Ok(()));
+        assert_eq!(check(&cpus(1.0), &host(), &tenths, None), Ok(()));
     }
 
     #[test]
@@ -263,19 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn gpus_are_listed_and_not_given_yet() {
-        let asked = |count, words: Option<&str>| Asked {
-            gpus: Some(AskedGpus { count, description: words.map(str::to_owned) }),
-            ..Asked::default()
-        };
+    fn missing_gpus_are_one_of_the_lines() {
+        let missing = Some("asked for 2 x A100, and 1 would do\n  GPU 0: NVIDIA H200, another model".to_owned());
+        let unmet = check(&cpus(16.0), &host(), &[], missing).unwrap_err().to_string();
+        let lines: Vec<&str> = unmet.lines().collect();
         assert_eq!(
-            lines(&asked(2, Some("A100, 40 GB")), &host(), &[]),
-            ["gpu: asked 2 (A100, 40 GB), this machine has none"]
-        );
-        let with = HostResources { gpus: vec!["NVIDIA H200".to_owned(); 2], ..host() };
-        assert_eq!(
-            lines(&asked(1, None), &with, &[]),
-            ["gpu: asked 1, this machine has 2: NVIDIA H200, NVIDIA H200; GPUs cannot be given to containers yet"]
+            lines[1..4],
+            [
+                "  cpu: asked 16, this machine has 8",
+                "  gpu: asked for 2 x A100, and 1 would do",
+                "    GPU 0: NVIDIA H200, another model"
+            ]
         );
     }
 
@@ -296,7 +270,7 @@ mod tests {
             let reservation = store.create_run(&name).unwrap();
             let lock = store.lock_resources(|_| {}).unwrap();
             let held = held(&store.live_runs().unwrap(), &name);
-            let given = check(&cpus(2.0), &host(), &held).is_ok();
+            let given = check(&cpus(2.0), &host(), &held, None).is_ok();
             if given {
                 let record = record(name.as_str(), &serde_json::json!({ "cpus": 2 }));
                 reservation.dir().write_passing_record(&record).unwrap();
@@ -332,7 +306,7 @@ mod tests {
     #[test]
     fn one_error_has_all_lines() {
         let asked = Asked { cpus: Some(16.0), ..memory(64_000_000_000) };
-        let unmet = check(&asked, &host(), &[]).unwrap_err();
+        let unmet = check(&asked, &host(), &[], None).unwrap_err();
         assert_eq!(
             unmet.to_string(),
             "this machine cannot give what was asked for\n  cpu: asked 16, this machine has 8\n  \

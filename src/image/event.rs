@@ -67,6 +67,9 @@ pub enum PullEvent<'a> {
 pub trait Observer: Send + Sync {
     /// Called for each step, in the order of each layer.
     fn pull(&self, event: &PullEvent<'_>);
+
+    /// Called when something else than the image is waited for, and when that changes.
+    fn waiting(&self, _text: &str) {}
 }
 
 /// An observer that shows nothing.

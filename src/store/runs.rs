@@ -8,6 +8,7 @@
 //!   etc/          resolv.conf, hosts and hostname of the container
 //!   control       socket of the supervisor, for `stop` and `wait` of other processes
 //!   step          number of the workflow's command that runs, written by its shell
+//!   gpu/          what a container with GPUs sees of `/proc/driver/nvidia`
 //!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace
 //!   upper/ work/  the writable layer; gone at the end unless it is kept
 //!   artifacts/    artifact directories until they are saved
@@ -454,6 +455,12 @@ impl RunDir {
         self.record().is_ok_and(|record| matches!(record.state, RunState::Submitted | RunState::Pulling))
     }
 
+    /// Files that are mounted into a container with GPUs.
+    #[must_use]
+    pub fn gpu(&self) -> PathBuf {
+        self.path.join("gpu")
+    }
+
     /// Where artifacts are until they are saved.
     #[must_use]
     pub fn artifacts(&self) -> PathBuf {
@@ -469,7 +476,7 @@ impl RunDir {
 
     /// Removes what an ended run needs no more; with `keep` the writable layer stays.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
-        let mut names = vec!["work", "rootfs", "volumes", "etc", "config.json", "control", "step"];
+        let mut names = vec!["work", "rootfs", "volumes", "etc", "gpu", "config.json", "control", "step"];
         if !keep {
             names.push("upper");
         }

@@ -1,7 +1,7 @@
 //! The command line's side: starts a supervisor and hears of it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -35,8 +35,13 @@ impl Supervisor {
     /// Starts one for `request`. It shares the run's lock, which the caller may drop then, and writes what the container
     /// writes to this process's standard output and error, unless the run is detached.
     ///
-    /// `stdin` is the reading end that the container gets; without one it reads from /dev/null.
-    pub fn start(request: &Request, lock: &Lock, stdin: Option<&OwnedFd>) -> Result<Self, LaunchError> {
+    /// `leases` are the open files of [`Request::leases`]. `stdin` is the reading end that the container gets; without one it reads from /dev/null.
+    pub fn start(
+        request: &Request,
+        lock: &Lock,
+        leases: &[BorrowedFd<'_>],
+        stdin: Option<&OwnedFd>,
+    ) -> Result<Self, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
         let output = || if request.record.detached { Stdio::null() } else { Stdio::inherit() };
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
@@ -52,6 +57,7 @@ impl Supervisor {
             .map_err(LaunchError::Spawn)?;
         let supervisor = Self { child, socket: ours };
         let mut descriptors = vec![lock.file().as_fd()];
+        descriptors.extend(leases);
         descriptors.extend(stdin.map(AsFd::as_fd));
         send_request(&supervisor.socket, request, &descriptors).map_err(LaunchError::Talk)?;
         Ok(supervisor)

@@ -14,6 +14,7 @@ use super::ARGV0;
 use super::clean::clean_up;
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
 use crate::container::{Cgroup, HostError, boot_id};
+use crate::gpu::lease::forget;
 use crate::store::{Exit, ExitReason, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
 use crate::sys::Lock;
 use crate::words::describe;
@@ -36,7 +37,9 @@ pub enum SweepError {
 ///
 /// Returns a line for each thing worth telling. Cheap when there is nothing to do: only runs that have not been cleaned up
 /// are looked at, however many ended ones are kept.
-pub fn sweep(store: &Store, state_root: &Path) -> Result<Vec<String>, SweepError> {
+///
+/// `leases` is where the GPUs of the machine are leased.
+pub fn sweep(store: &Store, state_root: &Path, leases: &Path) -> Result<Vec<String>, SweepError> {
     let mut told = Vec::new();
     for run in store.unfinished_runs()? {
         // Whoever holds the lock is the supervisor, or another command that sweeps this very run.
@@ -50,7 +53,7 @@ pub fn sweep(store: &Store, state_root: &Path) -> Result<Vec<String>, SweepError
         };
         kill_copies(&lock);
         // What cannot be mended now must not keep anybody from working, least of all from freeing space.
-        match end(store, &run, state_root) {
+        match end(store, &run, state_root, leases) {
             Ok(lines) => told.extend(lines),
             Err(error) => told.push(describe(&error)),
         }
@@ -61,7 +64,7 @@ pub fn sweep(store: &Store, state_root: &Path) -> Result<Vec<String>, SweepError
     Ok(told)
 }
 
-fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, SweepError> {
+fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<Vec<String>, SweepError> {
     if run.lacks_record() && !run.has_unsaved_artifacts() {
         // Killed before its first record: there is nothing in it that anybody could miss.
         run.clone().remove()?;
@@ -87,6 +90,10 @@ fn end(store: &Store, run: &RunDir, state_root: &Path) -> Result<Vec<String>, Sw
     record.remove &= !run.has_unsaved_artifacts();
     // Space is freed before the record needs some.
     told.extend(clean_up(run, &record, state_root));
+    if !record.gpus.is_empty() {
+        // Nothing is left that could use them.
+        told.extend(forget(leases, &record.id).err().map(|error| describe(&error)));
+    }
     if !record.remove {
         run.write_record(&record)?;
         run.finish()?;

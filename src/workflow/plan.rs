@@ -8,6 +8,7 @@ use super::interpolate::{Filled, Given, Place, Resolved, ResolvedDependency, Res
 use super::mistake::{Mistake, Problem, shown};
 use super::program::{self, Program};
 use crate::artifact::{ArtifactPath, Declared, overlap};
+use crate::gpu;
 use crate::image::{ByteSize, Reference};
 use crate::spec::{Cpus, MemoryLimit};
 use crate::words::nearest;
@@ -140,16 +141,15 @@ pub fn plan(workflow: &Resolved) -> Result<Plan, Mistake> {
     })
 }
 
-/// The environment that every run of a workflow gets, before its own; `gpus` is how many GPUs it was given.
+/// The environment that every run of a workflow gets, before its own. `DOCKLESS_GPUS_NUM` comes from whoever gives it GPUs.
 #[must_use]
-pub fn builtin_env(run_name: &str, host_name: &str, plan: &Plan, gpus: u32) -> Vec<(String, String)> {
+pub fn builtin_env(run_name: &str, host_name: &str, plan: &Plan) -> Vec<(String, String)> {
     let paths: Vec<String> = plan.artifacts.iter().map(|it| it.container_path.display().to_string()).collect();
     let mut env = vec![
         ("PYTHONUNBUFFERED", "1".to_owned()),
         ("RUN_NAME", run_name.to_owned()),
         ("JOB_ID", run_name.to_owned()),
         ("JOB_HOSTNAME", host_name.to_owned()),
-        ("DOCKLESS_GPUS_NUM", gpus.to_string()),
         // One path in each line: a declared path may hold a colon or a space but no control character.
         ("DOCKLESS_ARTIFACTS", paths.join("\n")),
     ];
@@ -351,6 +351,8 @@ impl Check<'_> {
         if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(self.workflow.mistake(*place, "name", &"it is empty, expected a GPU model such as `V100`"));
         }
+        gpu::GpuRequest::from_workflow(count, name.as_deref(), memory)
+            .map_err(|error| self.workflow.mistake(*place, "gpu", &error))?;
         Ok((count > 0).then(|| GpuRequest { count, name: name.map(|name| name.trim().to_owned()), memory }))
     }
 }
@@ -635,14 +637,13 @@ workflows:
     #[test]
     fn variables_of_every_run() {
         let plan = planned("image: a\nhome_dir: /h\nartifacts: [out, /models]").unwrap();
-        let env = builtin_env("clever-otter-1", "host", &plan, 2);
+        let env = builtin_env("clever-otter-1", "host", &plan);
         let value = |name: &str| env.iter().find(|(key, _)| key == name).unwrap().1.as_str();
         assert_eq!(value("PYTHONUNBUFFERED"), "1");
         assert_eq!(value("RUN_NAME"), "clever-otter-1");
         assert_eq!(value("JOB_HOSTNAME"), "host");
-        assert_eq!(value("DOCKLESS_GPUS_NUM"), "2");
         assert_eq!(value("HOME"), "/h");
         assert_eq!(value("DOCKLESS_ARTIFACTS"), "/workflow/out\n/models");
-        assert!(builtin_env("r", "h", &planned("image: a").unwrap(), 0).iter().all(|(name, _)| name != "HOME"));
+        assert!(builtin_env("r", "h", &planned("image: a").unwrap()).iter().all(|(name, _)| name != "HOME"));
     }
 }

@@ -7,12 +7,12 @@ use super::deps;
 use super::find::{FindError, Workflows};
 use super::interpolate::{Filled, ResolvedDependency, Values, resolve};
 use super::overrides::Overrides;
-use super::plan::{Credentials, GpuRequest, PROJECT_DIR, Plan, builtin_env, plan};
+use super::plan::{Credentials, PROJECT_DIR, Plan, builtin_env, plan};
 use super::show::Shown;
 use crate::artifact::ArtifactStoreUrl;
+use crate::engine::devices::Devices;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
-use crate::engine::resources::{AskedGpus, size_in_words};
 use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest};
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
@@ -58,8 +58,8 @@ pub struct Circumstances<'a> {
     pub pull: PullPolicy,
     /// The machine's host name, for `JOB_HOSTNAME`.
     pub host_name: &'a str,
-    /// How many GPUs it gets, for `DOCKLESS_GPUS_NUM`.
-    pub gpus: u32,
+    /// GPUs that it is to have, from [`Plan::gpus`], and where they are looked for.
+    pub devices: Devices,
     /// Ports of the machine that nobody has, as many as [`Plan::free_ports`]; the run is told them as `PORT_0`, `PORT_1`, …
     pub free_ports: Vec<Port>,
     /// What happens when the machine cannot give what is asked for.
@@ -89,7 +89,7 @@ pub fn request(
 ) -> Result<RunRequest, SpecError> {
     let name = circumstances.reservation.name().as_str();
     let options = options(plan, project, env(plan, name, &circumstances, caller)?)?;
-    let Circumstances { reservation, platform, pull, host_check, artifact_owner, .. } = circumstances;
+    let Circumstances { reservation, platform, pull, host_check, artifact_owner, devices, .. } = circumstances;
     let login = plan.registry_auth.as_ref().map(|Credentials { username, password }| Login {
         user: username.expose().to_owned(),
         password: Secret::new(password.expose()),
@@ -114,7 +114,7 @@ pub fn request(
         detached: circumstances.detached,
         interruptible: plan.interruptible,
         ports: given.chain(circumstances.free_ports).collect(),
-        gpus: plan.gpus.as_ref().map(asked_gpus),
+        devices,
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,
         tag: circumstances.tag,
@@ -143,7 +143,7 @@ fn env(
     circumstances: &Circumstances<'_>,
     caller: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<EnvSetting>, SpecError> {
-    let builtin = builtin_env(name, circumstances.host_name, plan, circumstances.gpus);
+    let builtin = builtin_env(name, circumstances.host_name, plan);
     let builtin = builtin.iter().map(|(key, value)| EnvSetting::set(key, value));
     let ports = circumstances.free_ports.iter().enumerate();
     let ports = ports.map(|(index, port)| EnvSetting::set(&format!("PORT_{index}"), &port.container().to_string()));
@@ -170,11 +170,6 @@ fn options(plan: &Plan, project: &Path, env: Vec<EnvSetting>) -> Result<Options,
         options.shm_size = size;
     }
     Ok(options)
-}
-
-fn asked_gpus(GpuRequest { count, name, memory }: &GpuRequest) -> AskedGpus {
-    let words: Vec<String> = name.iter().cloned().chain(memory.map(size_in_words)).collect();
-    AskedGpus { count: *count, description: (!words.is_empty()).then(|| words.join(", ")) }
 }
 
 fn exposed(words: &[Filled]) -> Vec<String> {

@@ -62,7 +62,7 @@ impl Machine {
     fn settle(&self, expected: usize, holders: usize) {
         let is_held = |entry: &fs::DirEntry| {
             let name = entry.file_name().into_string().unwrap();
-            name.starts_with("GPU-") && Lock::holder(&entry.path()).unwrap().is_some()
+            name.starts_with("gpu.") && Lock::holder(&entry.path()).unwrap().is_some()
         };
         let held = || fs::read_dir(self.dir()).map_or(0, |entries| entries.flatten().filter(is_held).count());
         let until = std::time::Instant::now() + Duration::from_secs(5);

@@ -1,0 +1,349 @@
+//! Devices of a run. GPUs are chosen and leased before the image is fetched; what they and other devices bring is put together
+//! when the image is there, because its loaders and its environment have a say in it.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use crate::container::{Cgroup, CgroupError};
+use crate::gpu::cdi::{CdiError, DEFAULT_DIRECTORIES, Injected, QualifiedName, Registry};
+use crate::gpu::edits::{ChosenGpu, Ingredients, Injection, edits};
+use crate::gpu::files::FilesError;
+use crate::gpu::lease::{Asking, LeaseError, Leased, Leases, Wait, Waiting, acquire};
+use crate::gpu::loader::{ImageLoaders, Library, loader_edits};
+use crate::gpu::proc_view::{ProcView, ProcViewError};
+use crate::gpu::require::RequireError;
+use crate::gpu::{
+    Capabilities, CapabilityError, Chosen, DeviceFlag, DeviceFlagError, DevicesError, DiscoverError, GpuRequest, Grant,
+    HostDevice, Machine, Platform, Roots, SelectError, driver_files, nodes, require, select, wishes,
+};
+use crate::image::ImageConfig;
+use crate::rootfs::{RootEdits, RootfsError, View};
+use crate::spec::{Edits, EnvSetting, Options};
+use crate::store::{RunGpu, RunName};
+use crate::words::describe;
+
+/// Where the kernel's own `proc(5)` is, which containers get a mount of.
+const KERNEL_PROC: &str = "/proc";
+
+/// Devices that a run is to have, and where they are looked for.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// NVIDIA's GPUs.
+    pub gpus: GpuRequest,
+    /// Other runs that say so as well may have the same GPUs.
+    pub shared: bool,
+    /// How long to wait for GPUs that others hold.
+    pub wait: Wait,
+    /// Driver capabilities, over what run and image say.
+    pub capabilities: Option<String>,
+    /// Devices of a CDI specification.
+    pub cdi: Vec<QualifiedName>,
+    /// Nodes of this machine.
+    pub host: Vec<HostDevice>,
+    /// Where NVIDIA's driver is.
+    pub roots: Roots,
+    /// Where CDI specifications are, the last first in rank.
+    pub cdi_dirs: Vec<PathBuf>,
+    /// What a scheduler grants us.
+    pub grant: Grant,
+}
+
+/// Where GPUs are leased, unless the caller has a reason to do it elsewhere: one place for all stores of a machine.
+pub const LEASE_DIR: &str = "/run/dockless/gpus";
+
+/// Why a run cannot have its devices.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+#[expect(missing_docs, reason = "each is the error of the module that it is named after")]
+pub enum DeviceError {
+    Discover(#[from] DiscoverError),
+    Select(#[from] SelectError),
+    Lease(#[from] LeaseError),
+    Cgroup(#[from] CgroupError),
+    Files(#[from] FilesError),
+    Nodes(#[from] DevicesError),
+    ProcView(#[from] ProcViewError),
+    Require(#[from] RequireError),
+    Capability(#[from] CapabilityError),
+    Cdi(#[from] CdiError),
+    Flag(#[from] DeviceFlagError),
+    Rootfs(#[from] RootfsError),
+}
+
+impl DeviceError {
+    /// What is missing, in words without a hint, when the machine does not have the GPUs or others hold them.
+    pub(super) fn unmet(&self) -> Option<String> {
+        let is_unmet = match self {
+            Self::Lease(error) => {
+                matches!(error, LeaseError::Select(_) | LeaseError::Waited { .. } | LeaseError::InLine { .. })
+            }
+            _ => false,
+        };
+        is_unmet.then(|| without_hint(&describe(self)))
+    }
+}
+
+fn without_hint(text: &str) -> String {
+    text.split("\nhint:").next().unwrap_or_default().to_owned()
+}
+
+impl Default for Devices {
+    /// None.
+    fn default() -> Self {
+        Self {
+            gpus: GpuRequest::none(),
+            shared: false,
+            wait: Wait::No,
+            capabilities: None,
+            cdi: Vec::new(),
+            host: Vec::new(),
+            roots: Roots::host(),
+            cdi_dirs: DEFAULT_DIRECTORIES.map(PathBuf::from).to_vec(),
+            grant: Grant::everything(),
+        }
+    }
+}
+
+impl Devices {
+    /// Whether it is more than NVIDIA's GPUs.
+    pub(super) fn has_others(&self) -> bool {
+        !(self.cdi.is_empty() && self.host.is_empty())
+    }
+
+    /// Sorts what `--device` names.
+    pub fn add(&mut self, flag: DeviceFlag) {
+        match flag {
+            DeviceFlag::Cdi(name) => self.cdi.push(name),
+            DeviceFlag::Host(device) => self.host.push(device),
+        }
+    }
+}
+
+/// GPUs that a run has, while it is being set up.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) machine: Machine,
+    pub(super) chosen: Vec<Chosen>,
+    pub(super) leases: Option<Leases>,
+}
+
+impl Given {
+    /// As records have them.
+    pub(super) fn recorded(&self, shared: bool) -> Vec<RunGpu> {
+        let gpu = |chosen: &Chosen| {
+            let model = match chosen {
+                Chosen::Gpu(gpu) => gpu.model.clone(),
+                Chosen::Mig { gpu, device } => format!("{} {}", gpu.model, device.profile),
+            };
+            RunGpu { uuid: chosen.uuid().to_string(), model, shared }
+        };
+        self.chosen.iter().map(gpu).collect()
+    }
+}
+
+/// Chooses GPUs without taking them, for a specification that nobody runs here.
+pub(super) fn choose(devices: &Devices) -> Result<Given, DeviceError> {
+    if devices.gpus.is_none() {
+        return Ok(Given::default());
+    }
+    let machine = Machine::look(&devices.roots)?;
+    let chosen = select(&devices.gpus, &machine.inventory, &devices.grant, &[])?;
+    Ok(Given { machine, chosen, leases: None })
+}
+
+/// Who takes GPUs, and where that is noted.
+#[derive(Debug, Clone)]
+pub(super) struct Taker {
+    pub(super) devices: Devices,
+    pub(super) lease_dir: PathBuf,
+    pub(super) run: RunName,
+    pub(super) id: String,
+    pub(super) store: PathBuf,
+    pub(super) since: String,
+}
+
+impl Taker {
+    /// Chooses and takes the GPUs of a run. `on_wait` is told while it is waited, and can end that.
+    pub(super) fn take(&self, on_wait: impl FnMut(&Waiting) -> ControlFlow<()>) -> Result<Given, DeviceError> {
+        let machine = Machine::look(&self.devices.roots)?;
+        let asking = Asking {
+            request: &self.devices.gpus,
+            inventory: &machine.inventory,
+            grant: &self.devices.grant,
+            dir: &self.lease_dir,
+            run: &self.run,
+            store: &self.store,
+            id: &self.id,
+            since: &self.since,
+            shared: self.devices.shared,
+        };
+        let Leased { chosen, mut leases } = acquire(&asking, self.devices.wait, on_wait)?;
+        if let Some(leases) = &mut leases {
+            end_orphans(leases)?;
+        }
+        Ok(Given { machine, chosen, leases })
+    }
+}
+
+/// What is waited for, in words.
+pub(super) fn waiting_in_words(waiting: &Waiting) -> String {
+    match (&waiting.missing, waiting.ahead) {
+        (Some(missing), _) => format!("waiting for GPUs: {}", without_hint(&describe(missing))),
+        (None, 1) => "waiting for GPUs: 1 run waits in front of this one".to_owned(),
+        (None, ahead) => format!("waiting for GPUs: {ahead} runs wait in front of this one"),
+    }
+}
+
+/// Kills what is left of runs that had one of these GPUs and whose supervisor was killed: a workload that has cleared its
+/// death signal may still use it.
+fn end_orphans(leases: &mut Leases) -> Result<(), DeviceError> {
+    for orphan in leases.orphans() {
+        Cgroup::of(&orphan.id)?.kill_all();
+    }
+    Ok(leases.forget_orphans()?)
+}
+
+/// All that devices bring into one container.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Brought {
+    pub(super) spec: Edits,
+    pub(super) root: RootEdits,
+    /// For everyone to see.
+    pub(super) warnings: Vec<String>,
+    /// For `-v`.
+    pub(super) notes: Vec<String>,
+}
+
+/// Puts together what the devices bring. `staging` is a directory of the run for files that are mounted, to be made here; a
+/// specification that nobody runs here has none, and shows the kernel's own view of the driver.
+pub(super) fn bring(
+    devices: &Devices,
+    given: &Given,
+    image: &ImageConfig,
+    env: &[EnvSetting],
+    view: &View,
+    staging: Option<&Path>,
+) -> Result<Brought, DeviceError> {
+    let mut brought = Brought::default();
+    let run_env: Vec<String> =
+        env.iter().filter_map(|setting| Some(format!("{}={}", setting.name(), setting.value()?))).collect();
+    let remark = wishes::visible_devices(!devices.gpus.is_none(), &run_env, &image.env);
+    match remark {
+        Some(wishes::Remark::Warning(text)) => brought.warnings.push(text),
+        Some(wishes::Remark::Note(text)) => brought.notes.push(text),
+        None => {}
+    }
+    let mut libraries = Vec::new();
+    if !given.chosen.is_empty() {
+        let both = [image.env.as_slice(), &run_env].concat();
+        let gpus = gathered(given);
+        brought.notes.extend(require::check(&both, given.machine.inventory.driver.as_ref(), &gpus)?);
+        let wish = wishes::capabilities(devices.capabilities.as_deref(), &run_env, &image.env)?;
+        brought.warnings.extend(wish.warnings);
+        let injection = injection(devices, given, &gpus, &wish.capabilities, staging, &mut brought)?;
+        libraries = injection.libraries.iter().map(library).collect();
+        brought.spec = injection.spec;
+        brought.root = injection.root;
+        keep_order_of_devices(&mut brought.spec, env);
+    }
+    let cdi = cdi(devices, &mut brought)?;
+    for device in &devices.host {
+        brought.spec.devices.extend(device.nodes()?);
+    }
+    let links = brought.root.links.clone();
+    let (mut loader, note) = loader_edits(&ImageLoaders::of(view)?, &libraries, &links);
+    brought.warnings.extend(note);
+    brought.root.files.append(&mut loader.files);
+    brought.root.links.append(&mut loader.links);
+    merge(&mut brought, cdi);
+    Ok(brought)
+}
+
+fn gathered(given: &Given) -> Vec<ChosenGpu> {
+    ChosenGpu::gather(given.chosen.iter().map(|chosen| match chosen {
+        Chosen::Gpu(gpu) => (gpu.clone(), None),
+        Chosen::Mig { gpu, device } => (gpu.clone(), Some(device.clone())),
+    }))
+}
+
+/// What NVIDIA's driver brings.
+fn injection(
+    devices: &Devices,
+    given: &Given,
+    gpus: &[ChosenGpu],
+    capabilities: &Capabilities,
+    staging: Option<&Path>,
+    brought: &mut Brought,
+) -> Result<Injection, DeviceError> {
+    let Some(driver) = &given.machine.inventory.driver else { return Ok(Injection::default()) };
+    let files = driver_files(&devices.roots, driver, capabilities)?;
+    files.check()?;
+    brought.notes.extend(files.notes.iter().cloned());
+    let made = nodes(&devices.roots, driver.platform, gpus, capabilities)?;
+    brought.notes.extend(made.notes);
+    let proc_directory = staging.map(|staging| staging.join("proc"));
+    let proc_view = match &proc_directory {
+        Some(directory) if driver.platform == Platform::Linux => {
+            let view = ProcView::read(&devices.roots.proc, Path::new(KERNEL_PROC), gpus)?;
+            view.write(directory)?;
+            Some(view)
+        }
+        _ => None,
+    };
+    Ok(edits(&Ingredients {
+        files: &files,
+        gpus,
+        nodes: &made.list,
+        capabilities,
+        proc_view: proc_view.as_ref(),
+        proc_directory: proc_directory.as_deref().unwrap_or(Path::new("/")),
+    }))
+}
+
+fn library((path, soname): &(PathBuf, String)) -> Library {
+    let is_32_bit = path.parent().is_some_and(|directory| directory.ends_with("lib32"));
+    Library { path: path.clone(), soname: soname.clone(), is_32_bit }
+}
+
+/// How a run counts its GPUs is its own affair, if it says so.
+fn keep_order_of_devices(edits: &mut Edits, env: &[EnvSetting]) {
+    const ORDER: &str = "CUDA_DEVICE_ORDER";
+    if env.iter().any(|setting| setting.name() == ORDER) {
+        edits.env.retain(|(name, _)| name != ORDER);
+    }
+}
+
+/// What the devices of CDI specifications bring.
+fn cdi(devices: &Devices, brought: &mut Brought) -> Result<Injected, DeviceError> {
+    if devices.cdi.is_empty() {
+        return Ok(Injected::default());
+    }
+    let registry = Registry::read(&devices.cdi_dirs);
+    brought.warnings.extend(registry.warnings().iter().map(ToString::to_string));
+    let injected = registry.resolve(&devices.cdi)?;
+    brought.warnings.extend(injected.warnings.iter().cloned());
+    Ok(injected)
+}
+
+/// Adds what a CDI specification brings, and does what NVIDIA's hooks would do.
+fn merge(brought: &mut Brought, cdi: Injected) {
+    let Injected { spec, root, actions, .. } = cdi;
+    brought.spec.env.extend(spec.env);
+    brought.spec.devices.extend(spec.devices);
+    brought.spec.mounts.extend(spec.mounts);
+    brought.spec.groups.extend(spec.groups);
+    brought.spec.hooks.extend(spec.hooks);
+    brought.root.own_directories.extend(root.own_directories);
+    brought.root.mounted_directories.extend(root.mounted_directories);
+    brought.root.mounted_files.extend(root.mounted_files);
+    brought.root.files.extend(root.files);
+    brought.root.links.extend(root.links);
+    let _ = actions;
+}
+
+/// Whether there may be something to say about GPUs that were not asked for.
+pub(super) fn image_or_run_names_gpus(image: &ImageConfig, options: &Options) -> bool {
+    const VARIABLE: &str = "NVIDIA_VISIBLE_DEVICES";
+    let of_image = image.env.iter().any(|entry| entry.split('=').next() == Some(VARIABLE));
+    of_image || options.env.iter().any(|setting| setting.name() == VARIABLE)
+}
