@@ -15,12 +15,7 @@ use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
 use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
-use crate::gpu::CapabilityError;
-use crate::gpu::cdi::WriteError;
-use crate::gpu::files::FilesError;
-use crate::gpu::lease::LeaseError;
-use crate::gpu::proc_view::ProcViewError;
-use crate::gpu::{DeviceFlagError, DevicesError, DiscoverError, RequestError, SelectError};
+use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
 use crate::image::{PlatformError, ReferenceError};
 use crate::spec::SpecError;
 use crate::store::{RunNameError, SecretNameError, SecretValueError, StoreError, TagNameError};
@@ -45,18 +40,6 @@ pub(super) enum CliError {
     /// The machine cannot be looked at.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
-    /// The GPUs are not there.
-    #[error(transparent)]
-    Select(#[from] SelectError),
-    /// A device cannot be given to a container.
-    #[error(transparent)]
-    Nodes(#[from] DevicesError),
-    /// Leases cannot be read.
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    /// A CDI specification cannot be written.
-    #[error(transparent)]
-    Cdi(#[from] WriteError),
     /// Arguments that parse but make no sense.
     #[error("{0}")]
     Usage(String),
@@ -90,12 +73,6 @@ pub(super) enum CliError {
     SecretName(#[from] SecretNameError),
     #[error(transparent)]
     SecretValue(#[from] SecretValueError),
-    #[error(transparent)]
-    Capability(#[from] CapabilityError),
-    #[error(transparent)]
-    DriverFiles(#[from] FilesError),
-    #[error(transparent)]
-    ProcView(#[from] ProcViewError),
     /// A file of the user cannot be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -131,16 +108,9 @@ impl CliError {
             | Self::TagName(_)
             | Self::SecretName(_)
             | Self::SecretValue(_)
-            | Self::Capability(_)
             | Self::GpuRequest(_)
-            | Self::DeviceFlag(_)
             | Self::Discover(_)
-            | Self::Select(_)
-            | Self::Nodes(_)
-            | Self::Lease(_)
-            | Self::Cdi(_)
-            | Self::DriverFiles(_)
-            | Self::ProcView(_)
+            | Self::DeviceFlag(_)
             | Self::Read { .. }
             | Self::Process(..) => FAULT,
             // As a shell says of a child that was killed with SIGKILL.

@@ -48,10 +48,25 @@ fn row(record: &RunRecord, now: Timestamp) -> [String; 6] {
         record.workflow.clone().unwrap_or_else(none),
         record.created.parse().map_or_else(|_| none(), |time| ago(time, now)),
         record.state.to_string(),
-        // No run is given any yet.
-        none(),
+        gpus(record).unwrap_or_else(none),
         record.exit.as_ref().map_or_else(none, |exit| exit.code.to_string()),
     ]
+}
+
+/// `NVIDIA H200`, `2 x Tesla K80`, `NVIDIA A100-SXM4-40GB, Tesla T4`.
+fn gpus(record: &RunRecord) -> Option<String> {
+    let mut models: Vec<(&str, usize)> = Vec::new();
+    for gpu in &record.gpus {
+        match models.iter_mut().find(|(model, _)| *model == gpu.model) {
+            Some((_, count)) => *count += 1,
+            None => models.push((&gpu.model, 1)),
+        }
+    }
+    let words = |(model, count): &(&str, usize)| match count {
+        1 => (*model).to_owned(),
+        count => format!("{count} x {model}"),
+    };
+    (!models.is_empty()).then(|| models.iter().map(words).collect::<Vec<_>>().join(", "))
 }
 
 pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {

@@ -5,8 +5,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use crate::container::{Cgroup, CgroupError};
-use crate::gpu::cdi::{CdiError, DEFAULT_DIRECTORIES, Injected, QualifiedName, Registry};
-use crate::gpu::edits::{ChosenGpu, Ingredients, Injection, edits};
+use crate::gpu::cdi::{
+    CdiError, DEFAULT_DIRECTORIES, Format, Injected, Output, QualifiedName, Registry, WriteError, device_names,
+    installed_hook, standard_directories, write,
+};
+use crate::gpu::edits::{ChosenGpu, DIRECTORY, Ingredients, Injection, edits};
+use crate::gpu::explain::Report;
 use crate::gpu::files::FilesError;
 use crate::gpu::lease::{Asking, LeaseError, Leased, Leases, Wait, Waiting, acquire};
 use crate::gpu::loader::{ImageLoaders, Library, loader_edits};
@@ -18,7 +22,7 @@ use crate::gpu::{
 };
 use crate::image::ImageConfig;
 use crate::rootfs::{RootEdits, RootfsError, View};
-use crate::spec::{Edits, EnvSetting, Options};
+use crate::spec::{Device, Edits, EnvSetting, Options};
 use crate::store::{RunGpu, RunName};
 use crate::words::describe;
 
@@ -66,6 +70,7 @@ pub enum DeviceError {
     Require(#[from] RequireError),
     Capability(#[from] CapabilityError),
     Cdi(#[from] CdiError),
+    Write(#[from] WriteError),
     Flag(#[from] DeviceFlagError),
     Rootfs(#[from] RootfsError),
 }
@@ -224,6 +229,7 @@ pub(super) fn bring(
     view: &View,
     staging: Option<&Path>,
 ) -> Result<Brought, DeviceError> {
+    let files = staging.map_or(Files::None, Files::Written);
     let mut brought = Brought::default();
     let run_env: Vec<String> =
         env.iter().filter_map(|setting| Some(format!("{}={}", setting.name(), setting.value()?))).collect();
@@ -240,7 +246,7 @@ pub(super) fn bring(
         brought.notes.extend(require::check(&both, given.machine.inventory.driver.as_ref(), &gpus)?);
         let wish = wishes::capabilities(devices.capabilities.as_deref(), &run_env, &image.env)?;
         brought.warnings.extend(wish.warnings);
-        let injection = injection(devices, given, &gpus, &wish.capabilities, staging, &mut brought)?;
+        let injection = injection(devices, given, &gpus, &wish.capabilities, files, &mut brought)?;
         libraries = injection.libraries.iter().map(library).collect();
         brought.spec = injection.spec;
         brought.root = injection.root;
@@ -266,38 +272,125 @@ fn gathered(given: &Given) -> Vec<ChosenGpu> {
     }))
 }
 
+/// What becomes of the files that are mounted over the kernel's view of the driver.
+#[derive(Debug, Clone, Copy)]
+enum Files<'a> {
+    /// They are left out.
+    None,
+    /// They are shown as if they were in this directory, and nothing on this machine is changed.
+    Shown(&'a Path),
+    /// They are written to this directory.
+    Written(&'a Path),
+}
+
 /// What NVIDIA's driver brings.
 fn injection(
     devices: &Devices,
     given: &Given,
     gpus: &[ChosenGpu],
     capabilities: &Capabilities,
-    staging: Option<&Path>,
+    place: Files<'_>,
     brought: &mut Brought,
 ) -> Result<Injection, DeviceError> {
     let Some(driver) = &given.machine.inventory.driver else { return Ok(Injection::default()) };
     let files = driver_files(&devices.roots, driver, capabilities)?;
-    files.check()?;
+    if !matches!(place, Files::Shown(_)) {
+        files.check()?;
+    }
     brought.notes.extend(files.notes.iter().cloned());
-    let made = nodes(&devices.roots, driver.platform, gpus, capabilities)?;
+    let makes = matches!(place, Files::Written(_));
+    let made = nodes(&devices.roots, driver.platform, gpus, capabilities, makes)?;
     brought.notes.extend(made.notes);
-    let proc_directory = staging.map(|staging| staging.join("proc"));
-    let proc_view = match &proc_directory {
-        Some(directory) if driver.platform == Platform::Linux => {
-            let view = ProcView::read(&devices.roots.proc, Path::new(KERNEL_PROC), gpus)?;
-            view.write(directory)?;
-            Some(view)
+    let directory = match place {
+        Files::None => None,
+        Files::Shown(directory) | Files::Written(directory) => Some(directory.join("proc")),
+    };
+    let proc_view = match &directory {
+        Some(_) if driver.platform == Platform::Linux => {
+            Some(ProcView::read(&devices.roots.proc, Path::new(KERNEL_PROC), gpus)?)
         }
         _ => None,
     };
+    if let (Files::Written(_), Some(view), Some(directory)) = (place, &proc_view, &directory) {
+        view.write(directory)?;
+    }
     Ok(edits(&Ingredients {
         files: &files,
         gpus,
         nodes: &made.list,
         capabilities,
         proc_view: proc_view.as_ref(),
-        proc_directory: proc_directory.as_deref().unwrap_or(Path::new("/")),
+        proc_directory: directory.as_deref().unwrap_or(Path::new("/")),
     }))
+}
+
+/// Stands for the directory of a run, as there is none.
+const NO_RUN: &str = "/run/dockless/gpu";
+
+/// What a run with these GPUs would be given, and why. Changes nothing.
+pub fn explain(devices: &Devices) -> Result<Report, DeviceError> {
+    let capabilities = wishes::capabilities(devices.capabilities.as_deref(), &[], &[])?.capabilities;
+    let machine = Machine::look(&devices.roots)?;
+    let mut notes = machine.inventory.notes.clone();
+    let Some(driver) = machine.inventory.driver.as_ref().map(|driver| driver.version.clone()) else {
+        notes.push("no NVIDIA driver runs on this machine, so a container can be given no GPU".to_owned());
+        return Ok(Report { driver: None, capabilities, entries: Vec::new(), notes });
+    };
+    let chosen = select(&devices.gpus, &machine.inventory, &devices.grant, &[])?;
+    let given = Given { machine, chosen, leases: None };
+    let mut brought = Brought::default();
+    let place = Files::Shown(Path::new(NO_RUN));
+    let injection = injection(devices, &given, &gathered(&given), &capabilities, place, &mut brought)?;
+    notes.extend(brought.notes);
+    Ok(Report { driver: Some(driver), capabilities, entries: injection.lines, notes })
+}
+
+/// Nodes that every GPU needs.
+const COMMON_NODES: [&str; 6] = ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "gdrdrv", "dxg"];
+
+/// A CDI specification of all GPUs, for other container tools.
+pub fn cdi_specification(devices: &Devices, format: Format) -> Result<String, DeviceError> {
+    let machine = Machine::look(&devices.roots)?;
+    let names = device_names(&machine.inventory);
+    let mut single: Vec<ChosenGpu> = Vec::new();
+    for gpu in &machine.inventory.gpus {
+        if gpu.mig_enabled {
+            single.extend(gpu.mig.iter().map(|part| ChosenGpu { gpu: gpu.clone(), mig: vec![part.clone()] }));
+        } else {
+            single.push(ChosenGpu { gpu: gpu.clone(), mig: Vec::new() });
+        }
+    }
+    let given = Given { machine, ..Given::default() };
+    let (mut common, mut links, mut per_device) = (Edits::default(), Vec::new(), Vec::new());
+    for (names, gpu) in names.into_iter().zip(single) {
+        let mut brought = Brought::default();
+        let all = Capabilities::all();
+        let Injection { spec, root, libraries, .. } =
+            injection(devices, &given, &[gpu], &all, Files::None, &mut brought)?;
+        let libraries: Vec<Library> = libraries.iter().map(library).collect();
+        let (loader, _) = loader_edits(&ImageLoaders::default(), &libraries, &[]);
+        links = [root.links, loader.links].concat();
+        let is_common = |device: &Device| {
+            device.path.file_name().is_some_and(|name| COMMON_NODES.iter().any(|common| name == *common))
+        };
+        let (shared, own) = spec.devices.into_iter().partition(is_common);
+        let (env, own_env) = spec.env.into_iter().partition(|(name, _)| name != "CUDA_VISIBLE_DEVICES");
+        common = Edits { devices: shared, env, mounts: spec.mounts, ..Edits::default() };
+        per_device.push((names, Edits { devices: own, env: own_env, ..Edits::default() }));
+    }
+    let directories = ["lib64", "lib32"].map(|name| Path::new(DIRECTORY).join(name));
+    let used = |directory: &PathBuf| common.mounts.iter().any(|mount| mount.destination.starts_with(directory));
+    let hook = installed_hook();
+    let output = Output {
+        common: &common,
+        links: &links,
+        loader_directories: &directories.into_iter().filter(used).collect::<Vec<_>>(),
+        standard_directories: &standard_directories(),
+        devices: &per_device,
+        hook: hook.as_deref(),
+        dev: &devices.roots.dev,
+    };
+    Ok(write(&output, format)?)
 }
 
 fn library((path, soname): &(PathBuf, String)) -> Library {

@@ -59,6 +59,7 @@ pub struct Nodes {
     pub list: Vec<Node>,
     /// What is not as it should be, in words.
     pub notes: Vec<String>,
+    makes: bool,
 }
 
 /// Who may open nodes, as the driver is told.
@@ -96,14 +97,15 @@ fn load(module: &'static str) -> Option<String> {
     Some(format!("the kernel module `{module}` cannot be loaded: {failed}"))
 }
 
-/// The nodes for these GPUs. Those that this machine lacks are made.
+/// The nodes for these GPUs. With `makes`, those that this machine lacks are made.
 pub fn nodes(
     roots: &Roots,
     platform: Platform,
     gpus: &[ChosenGpu],
     capabilities: &Capabilities,
+    makes: bool,
 ) -> Result<Nodes, DevicesError> {
-    let mut nodes = Nodes::default();
+    let mut nodes = Nodes { makes, ..Nodes::default() };
     if gpus.is_empty() {
         return Ok(nodes);
     }
@@ -169,7 +171,9 @@ impl Nodes {
             Ok(found) if (found.kind, found.major, found.minor) == (DeviceKind::Char, major, minor) => found,
             found => {
                 // The container's own node needs no node here, but programs outside do, NVML among them.
-                if let Err(why) = make(roots, &host, &wanted, permissions, found.is_ok()) {
+                if !self.makes {
+                    self.notes.push(format!("`{}` is missing; the first run makes it", host.display()));
+                } else if let Err(why) = make(roots, &host, &wanted, permissions, found.is_ok()) {
                     self.notes.push(format!("`{}` is missing and was not made: {why}", host.display()));
                 }
                 wanted
@@ -308,7 +312,7 @@ mod tests {
         let params = "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 44\nDeviceFileMode: 432\n";
         let (dir, roots) =
             roots(&[("proc/devices", DEVICES), ("proc/driver/nvidia/params", params), ("dev/char/x", "")]);
-        let found = nodes(&roots, Platform::Linux, &[whole(3)], &Capabilities::all()).unwrap();
+        let found = nodes(&roots, Platform::Linux, &[whole(3)], &Capabilities::all(), true).unwrap();
         assert_eq!(
             described(&found),
             [
@@ -327,11 +331,11 @@ mod tests {
             // Those that are there stay as they are.
             fs::set_permissions(roots.dev.join("nvidia3"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
                 .unwrap();
-            let again = nodes(&roots, Platform::Linux, &[whole(3)], &Capabilities::default()).unwrap();
+            let again = nodes(&roots, Platform::Linux, &[whole(3)], &Capabilities::default(), true).unwrap();
             assert_eq!(described(&again)[1], "/dev/nvidia3 195:3 600 44");
             // After a new load the major is another, and the old node would open something else.
             fs::write(roots.proc.join("devices"), DEVICES.replace("511", "236")).unwrap();
-            let again = nodes(&roots, Platform::Linux, &[whole(3)], &Capabilities::default()).unwrap();
+            let again = nodes(&roots, Platform::Linux, &[whole(3)], &Capabilities::default(), true).unwrap();
             assert_eq!(described(&again)[2], "/dev/nvidia-uvm 236:0 660 44");
             assert_eq!(node::device(&roots.dev.join("nvidia-uvm"), Path::new("/dev/x"), "rw").unwrap().major, 236);
         }
@@ -341,7 +345,7 @@ mod tests {
     fn device_files_are_left_alone_when_the_driver_says_so() {
         let (_dir, roots) =
             roots(&[("proc/devices", DEVICES), ("proc/driver/nvidia/params", "ModifyDeviceFiles: 0\n")]);
-        let found = nodes(&roots, Platform::Linux, &[whole(0)], &Capabilities::default()).unwrap();
+        let found = nodes(&roots, Platform::Linux, &[whole(0)], &Capabilities::default(), true).unwrap();
         assert_eq!(found.list.len(), 4, "the container gets its nodes in any case");
         assert!(found.notes[0].contains("ModifyDeviceFiles") && !roots.dev.exists(), "{:?}", found.notes);
     }
@@ -350,11 +354,12 @@ mod tests {
     fn cuda_needs_its_module() {
         let devices = DEVICES.replace("511 nvidia-uvm\n", "");
         let (_dir, roots) = roots(&[("proc/devices", &devices)]);
-        let error = nodes(&roots, Platform::Linux, &[whole(0)], &Capabilities::default()).unwrap_err().to_string();
+        let error =
+            nodes(&roots, Platform::Linux, &[whole(0)], &Capabilities::default(), true).unwrap_err().to_string();
         assert!(error.contains("nvidia-uvm` is not there") && error.contains("hint: `modprobe nvidia-uvm`"), "{error}");
         let utility = Capabilities::of(&[Capability::Utility]);
-        assert_eq!(nodes(&roots, Platform::Linux, &[whole(0)], &utility).unwrap().list.len(), 2);
-        assert_eq!(nodes(&roots, Platform::Linux, &[], &Capabilities::default()).unwrap(), Nodes::default());
+        assert_eq!(nodes(&roots, Platform::Linux, &[whole(0)], &utility, true).unwrap().list.len(), 2);
+        assert!(nodes(&roots, Platform::Linux, &[], &Capabilities::default(), true).unwrap().list.is_empty());
     }
 
     #[test]
@@ -364,7 +369,7 @@ mod tests {
         let known = MigMinors { gpu_instance_minor: Some(3), compute_instance_minor: Some(4), ..MigMinors::default() };
         gpu.mig[0].minors = known;
         let chosen = ChosenGpu { mig: gpu.mig.clone(), gpu };
-        let found = nodes(&roots, Platform::Linux, &[chosen], &Capabilities::default()).unwrap();
+        let found = nodes(&roots, Platform::Linux, &[chosen], &Capabilities::default(), true).unwrap();
         let parts: Vec<String> = described(&found).into_iter().filter(|line| line.contains("cap")).collect();
         assert_eq!(parts, ["/dev/nvidia-caps/nvidia-cap3 510:3 444 0", "/dev/nvidia-caps/nvidia-cap4 510:4 444 0"]);
         assert!(found.notes.iter().any(|note| note.contains("no capability file")), "the second is not known");

@@ -27,11 +27,13 @@ impl Roots {
     #[must_use]
     pub fn below(driver_root: &Path) -> Self {
         let (host, own) = (Self::host(), Self::at(driver_root));
-        let choose = |own: PathBuf, host: PathBuf, mark: &str| if own.join(mark).exists() { own } else { host };
+        let choose = |own: PathBuf, host: PathBuf, marks: &[&str]| {
+            if marks.iter().any(|mark| own.join(mark).exists()) { own } else { host }
+        };
         Self {
-            dev: choose(own.dev, host.dev, "nvidiactl"),
-            proc: choose(own.proc, host.proc, "driver/nvidia/version"),
-            sys: choose(own.sys, host.sys, "bus/pci/devices"),
+            dev: choose(own.dev, host.dev, &["nvidiactl", "dxg"]),
+            proc: choose(own.proc, host.proc, &["driver/nvidia/version"]),
+            sys: choose(own.sys, host.sys, &["bus/pci/devices"]),
             driver: own.driver,
         }
     }

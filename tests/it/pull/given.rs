@@ -26,7 +26,13 @@ fn engine(dir: &Path, hosts: &[String]) -> Option<Engine> {
     let mut registry = quick();
     registry.auth_files = vec![file(&dir.join("auth.json"), &json!({ "auths": auths }).to_string())];
     let bucket = engine::BucketVariables::default();
-    let settings = engine::Settings { root: dir.join("root"), state: dir.join("state"), registry, bucket };
+    let settings = engine::Settings {
+        root: dir.join("root"),
+        state: dir.join("state"),
+        registry,
+        bucket,
+        leases: dir.join("gpus"),
+    };
     have_root().then(|| Engine::open(settings).unwrap().0)
 }
 
