@@ -284,15 +284,19 @@ impl<'d, H: Header, R: Read + Seek> Image<'d, H, R> {
             return None;
         }
         let bytes = self.data.read_bytes_at(found.sh_offset(endian).into(), size).ok()?;
-        let word =
-            |at: usize| bytes.get(at..at + 4).map(|part| self.word(part)).and_then(|word| usize::try_from(word).ok());
-        let (name_bytes, content_bytes) = (word(0)?, word(4)?);
-        let align = usize::try_from(found.sh_addralign(endian).into()).ok().filter(|align| *align == 8).unwrap_or(4);
+        let align = if found.sh_addralign(endian).into() == 8 { 8 } else { 4 };
+        self.note_content(bytes, align, owner).map(<[u8]>::to_vec)
+    }
+
+    /// The first note of these: sizes of name and content and a type, then both, padded.
+    fn note_content(&self, bytes: &'d [u8], align: usize, owner: &str) -> Option<&'d [u8]> {
+        let size = |at: usize| usize::try_from(self.word(bytes.get(at..at + 4)?)).ok();
+        let (name_bytes, content_bytes) = (size(0)?, size(4)?);
         let name = bytes.get(NOTE_HEADER_BYTES..NOTE_HEADER_BYTES.checked_add(name_bytes)?)?;
         let start = NOTE_HEADER_BYTES.checked_add(name_bytes.checked_next_multiple_of(align)?)?;
         // Libraries for Tegra say more than the section has.
         let content = bytes.get(start..start.checked_add(content_bytes)?.min(bytes.len()))?;
-        (trimmed(name) == owner.as_bytes()).then(|| trimmed(content).to_vec())
+        (trimmed(name) == owner.as_bytes()).then(|| trimmed(content))
     }
 
     fn word(&self, bytes: &[u8]) -> u32 {

@@ -24,100 +24,58 @@ fn words(decision: &Decision) -> String {
     }
 }
 
+/// What is decided of one libcuda, without the words that all answers have.
+fn decided(path: &str, note: Option<&str>, driver: Option<&str>, cuda: Option<(u32, u32)>) -> String {
+    let driver = driver.map(Version::new);
+    let decision = decide(Host { driver: driver.as_ref(), cuda }, &[candidate(path, note)]);
+    words(&decision).replace("the image's libcuda", "it")
+}
+
+const NEW: &str = "/c/libcuda.so.575.57.08";
+
 #[test]
-fn the_rule() {
-    let only_cuda = r#"{"format":1,"CUDA version":"13.2"}"#;
-    let (new, orin) = ("/c/libcuda.so.575.57.08", "/c/libcuda.so.1.1");
-    let table: [(&str, Option<&str>, Option<&str>, Option<(u32, u32)>, &str); 16] = [
-        (
-            new,
-            Some(NOTE),
-            Some("570.211.01"),
-            None,
-            "/c: the image's libcuda 575.57.08 is newer than driver 570.211.01 and says that it runs on it",
-        ),
-        (
-            new,
-            Some(NOTE),
-            Some("575.10.10"),
-            None,
-            "/c: the image's libcuda 575.57.08 is newer than driver 575.10.10 and says that it runs on it",
-        ),
-        (
-            new,
-            Some(NOTE),
-            Some("575.57.08"),
-            None,
-            "no: the image's libcuda 575.57.08 is not newer than driver 575.57.08",
-        ),
-        (
-            new,
-            Some(NOTE),
-            Some("575.99.99"),
-            None,
-            "no: the image's libcuda 575.57.08 is not newer than driver 575.99.99",
-        ),
-        (
-            new,
-            Some(NOTE),
-            Some("590.44.01"),
-            None,
-            "no: the image's libcuda 575.57.08 does not run on driver 590.44.01, only on the branches 535, 550, 560, 565, 570, 575",
-        ),
+fn a_note_and_a_driver_are_compared_by_branches() {
+    let branches = "only on the branches 535, 550, 560, 565, 570, 575";
+    for (driver, expected) in [
+        ("570.211.01", "/c: it 575.57.08 is newer than driver 570.211.01 and says that it runs on it"),
+        ("575.10.10", "/c: it 575.57.08 is newer than driver 575.10.10 and says that it runs on it"),
+        ("575.57.08", "no: it 575.57.08 is not newer than driver 575.57.08"),
+        ("575.99.99", "no: it 575.57.08 is not newer than driver 575.99.99"),
+        ("590.44.01", &format!("no: it 575.57.08 does not run on driver 590.44.01, {branches}")),
         // Older than the image's, but of a branch that it was not made for.
-        (
-            new,
-            Some(NOTE),
-            Some("545.23.06"),
-            None,
-            "no: the image's libcuda 575.57.08 does not run on driver 545.23.06, only on the branches 535, 550, 560, 565, 570, 575",
-        ),
-        // The driver's version counts more than that of its CUDA.
-        (
-            new,
-            Some(NOTE),
-            Some("590.44.01"),
-            Some((12, 0)),
-            "no: the image's libcuda 575.57.08 does not run on driver 590.44.01, only on the branches 535, 550, 560, 565, 570, 575",
-        ),
-        (new, Some(NOTE), None, Some((12, 8)), "/c: the image's libcuda 575.57.08 has CUDA 12.9, the driver CUDA 12.8"),
-        (new, Some(NOTE), None, Some((12, 9)), "no: the image's libcuda 575.57.08 has CUDA 12.9, the driver CUDA 12.9"),
-        (
-            new,
-            Some(NOTE),
-            None,
-            Some((12, 10)),
-            "no: the image's libcuda 575.57.08 has CUDA 12.9, the driver CUDA 12.10",
-        ),
-        (orin, Some(only_cuda), None, Some((13, 1)), "/c: the image's libcuda 1.1 has CUDA 13.2, the driver CUDA 13.1"),
-        (orin, Some("{}"), None, Some((13, 1)), "no: the image's libcuda 1.1 does not say its version of CUDA"),
-        (
-            new,
-            None,
-            Some("570.86.10"),
-            None,
-            "/c: the image's libcuda 575.57.08 is of a newer branch than driver 570.86.10",
-        ),
-        (
-            new,
-            None,
-            Some("575.10.10"),
-            None,
-            "no: the image's libcuda 575.57.08 is not of a newer branch than driver 575.10.10",
-        ),
-        (
-            new,
-            None,
-            Some("570.86.10"),
-            Some((12, 8)),
-            "no: the image's libcuda 575.57.08 does not say on which drivers it runs",
-        ),
-        (new, None, None, None, "no: the driver's version is not known"),
-    ];
-    for (path, note, driver, cuda, expected) in table {
-        let driver = driver.map(Version::new);
-        let decision = decide(Host { driver: driver.as_ref(), cuda }, &[candidate(path, note)]);
-        assert_eq!(words(&decision), expected, "{note:?} on {driver:?}, {cuda:?}");
+        ("545.23.06", &format!("no: it 575.57.08 does not run on driver 545.23.06, {branches}")),
+    ] {
+        for cuda in [None, Some((12, 0)), Some((13, 0))] {
+            assert_eq!(decided(NEW, Some(NOTE), Some(driver), cuda), expected, "{driver} {cuda:?}");
+        }
+    }
+}
+
+#[test]
+fn a_note_without_a_driver_is_compared_by_cuda() {
+    let (orin, only_cuda) = ("/c/libcuda.so.1.1", r#"{"format":1,"CUDA version":"13.2"}"#);
+    for (path, note, cuda, expected) in [
+        (NEW, NOTE, Some((12, 8)), "/c: it 575.57.08 has CUDA 12.9, the driver CUDA 12.8"),
+        (NEW, NOTE, Some((12, 9)), "no: it 575.57.08 has CUDA 12.9, the driver CUDA 12.9"),
+        (NEW, NOTE, Some((12, 10)), "no: it 575.57.08 has CUDA 12.9, the driver CUDA 12.10"),
+        (orin, only_cuda, Some((13, 1)), "/c: it 1.1 has CUDA 13.2, the driver CUDA 13.1"),
+        (orin, "{}", Some((13, 1)), "no: it 1.1 does not say its version of CUDA"),
+        (NEW, NOTE, None, "no: the driver's version is not known"),
+    ] {
+        assert_eq!(decided(path, Some(note), None, cuda), expected);
+    }
+}
+
+#[test]
+fn without_a_note_only_a_newer_branch_wins() {
+    for (driver, cuda, expected) in [
+        (Some("570.86.10"), None, "/c: it 575.57.08 is of a newer branch than driver 570.86.10"),
+        (Some("575.10.10"), None, "no: it 575.57.08 is not of a newer branch than driver 575.10.10"),
+        (Some("570.86.10"), Some((12, 8)), "no: it 575.57.08 does not say on which drivers it runs"),
+        (None, Some((12, 8)), "no: it 575.57.08 does not say on which drivers it runs"),
+        (None, None, "no: the driver's version is not known"),
+    ] {
+        assert_eq!(decided(NEW, None, driver, cuda), expected);
     }
 }
 
