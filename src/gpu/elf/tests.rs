@@ -118,3 +118,32 @@ proptest! {
         let _ = note(Cursor::new(&bytes), SECTION, "Somebody");
     }
 }
+
+/// The library with this many empty records put between its first version and its newest one.
+fn with_long_list(records: u32) -> Vec<u8> {
+    let cache = ReadCache::new(Cursor::new(whole()));
+    let image = Image::<FileHeader64<Endianness>, _>::open(&cache).unwrap();
+    let start = image.values(DT_VERDEF).next().and_then(|address| image.offset(address)).unwrap();
+    let start = usize::try_from(start).unwrap();
+    let mut bytes = whole().to_vec();
+    let next_of = |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at + 16..at + 20].try_into().unwrap());
+    let second = start + next_of(&bytes, start) as usize;
+    let newest = second + next_of(&bytes, second) as usize;
+
+    let end = u32::try_from(bytes.len() - start).unwrap();
+    bytes[start + 16..start + 20].copy_from_slice(&end.to_ne_bytes());
+    let empty = [[0_u8; 16].as_slice(), &20_u32.to_ne_bytes()].concat();
+    bytes.extend(empty.repeat(records as usize));
+    // A record, and its text right behind it.
+    assert_eq!(bytes[newest + 12..newest + 16], 20_u32.to_ne_bytes());
+    let copy = bytes[newest..newest + 28].to_vec();
+    bytes.extend(copy);
+    bytes
+}
+
+#[test]
+fn long_lists_end_at_the_bound() {
+    let offered = |records| linkage(Cursor::new(with_long_list(records))).unwrap().offers_glibc;
+    assert_eq!(offered(100), GlibcVersion::parse("GLIBC_2.30"));
+    assert_eq!(offered(100_000), None);
+}
