@@ -10,11 +10,13 @@
 //! What the driver's directories, `/dev`, `/proc` and `/sys` say comes in through [`Roots`]; `select` and `edits` look at
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
 
+mod can_load;
 mod capability;
 mod chosen;
 mod device_flag;
 mod devices;
 mod discover;
+mod elf;
 mod facts;
 mod grant;
 mod holder;
@@ -30,6 +32,7 @@ mod select;
 mod smi;
 
 pub mod cdi;
+pub mod compat;
 pub mod edits;
 pub mod explain;
 pub mod files;
@@ -40,6 +43,7 @@ pub mod proc_view;
 pub mod require;
 pub mod wishes;
 
+pub use can_load::{CanLoadError, can_load};
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use chosen::Chosen;
 pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};

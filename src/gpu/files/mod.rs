@@ -7,7 +7,6 @@
 //! A library that nobody lists is taken for one of compute's. A new driver may have split it off libcuda, so leaving it out could
 //! keep CUDA from working, whereas one too many does no harm.
 
-mod elf;
 mod libraries;
 mod lists;
 mod manifest;
@@ -21,8 +20,8 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Capabilities, Capability, Driver, Platform, Roots, Version};
-pub use elf::Bits;
+pub use super::elf::Bits;
+use super::{Capabilities, Capability, Driver, Platform, Roots, Version, elf};
 use libraries::Libraries;
 use search::Root;
 

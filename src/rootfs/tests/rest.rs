@@ -1,5 +1,6 @@
 //! Root file systems, views of images, and what is made ready in them.
 
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -62,6 +63,24 @@ fn a_view_reads_through_layers_and_links() {
     assert_eq!(view.kind("/").unwrap(), Some(FileKind::Directory));
     assert_eq!(view.kind("/etc/group").unwrap(), Some(FileKind::Fifo));
     assert_eq!(view.kind("/etc/gone").unwrap(), None);
+    let mut content = String::new();
+    view.open_file("/lib/os-release").unwrap().unwrap().read_to_string(&mut content).unwrap();
+    assert_eq!(content, "ID=x");
+    assert!(view.open_file("/etc/gone").unwrap().is_none());
+    assert!(matches!(view.open_file("/etc/group"), Err(RootfsError::Read { .. })));
+    let lib = [("os-release".to_owned(), FileKind::Regular)];
+    assert_eq!(view.names("/lib", 1).unwrap().as_deref(), Some(&lib[..]));
+    let etc = view.names("/etc", 7).unwrap().unwrap();
+    let etc = etc.iter().map(|(name, kind)| format!("{name} {}", kind.words())).collect::<Vec<_>>().join(", ");
+    assert_eq!(
+        etc,
+        "absolute a symbolic link, escape a symbolic link, group a named pipe, loop a symbolic link, \
+         os-release a symbolic link, passwd a regular file"
+    );
+    assert!(matches!(view.names("/etc", 6), Err(RootfsError::Read { .. })));
+    for none in ["/nowhere", "/etc/passwd"] {
+        assert_eq!(view.names(none, 9).unwrap(), None, "`{none}`");
+    }
 }
 
 #[test]
