@@ -6,23 +6,25 @@ use std::path::{Path, PathBuf};
 
 use crate::container::{Cgroup, CgroupError};
 use crate::gpu::cdi::{
-    CdiError, DEFAULT_DIRECTORIES, Format, Injected, Output, QualifiedName, Registry, WriteError, device_names,
-    installed_hook, standard_directories, write,
+    CdiError, DEFAULT_DIRECTORIES, Format, Injected, NativeAction, Output, QualifiedName, Registry, WriteError,
+    device_names, installed_hook, standard_directories, write,
 };
 use crate::gpu::edits::{ChosenGpu, DIRECTORY, Ingredients, Injection, edits};
 use crate::gpu::explain::Report;
 use crate::gpu::files::FilesError;
+use crate::gpu::ldcache::Entry;
 use crate::gpu::lease::{Asking, LeaseError, Leased, Leases, Wait, Waiting, acquire};
-use crate::gpu::loader::{ImageLoaders, Library, loader_edits};
+use crate::gpu::loader::{ImageLoaders, Library, NATIVE_LOADER, loader_edits, soname};
 use crate::gpu::proc_view::{ProcView, ProcViewError};
 use crate::gpu::require::RequireError;
 use crate::gpu::{
-    Capabilities, CapabilityError, Chosen, DeviceFlag, DeviceFlagError, DevicesError, DiscoverError, GpuRequest, Grant,
-    HostDevice, Machine, Platform, Roots, SelectError, driver_files, nodes, require, select, wishes,
+    Capabilities, CapabilityError, Chosen, DeviceFlag, DeviceFlagError, DevicesError, DiscoverError, Driver,
+    GpuRequest, Grant, HostDevice, Machine, Platform, Roots, SelectError, can_load, compat, driver_files, nodes,
+    require, select, wishes,
 };
 use crate::image::ImageConfig;
 use crate::rootfs::{RootEdits, RootfsError, View};
-use crate::spec::{Device, Edits, EnvSetting, Options};
+use crate::spec::{Device, EditMount, Edits, EnvSetting, Options};
 use crate::store::{RunGpu, RunName};
 use crate::words::describe;
 
@@ -256,13 +258,56 @@ pub(super) fn bring(
     for device in &devices.host {
         brought.spec.devices.extend(device.nodes()?);
     }
+    let libraries = [libraries, merge(&mut brought, cdi)].concat();
+    tell_loaders(given, view, &libraries, &mut brought)?;
+    Ok(brought)
+}
+
+/// Makes the image's loaders find the libraries, and says when they cannot.
+fn tell_loaders(given: &Given, view: &View, libraries: &[Library], brought: &mut Brought) -> Result<(), DeviceError> {
+    let driver = given.machine.inventory.driver.as_ref();
+    let cuda = libraries.iter().find(|library| library.soname == "libcuda.so.1" && !library.is_32_bit);
+    let preferred = match (driver, cuda) {
+        (Some(driver), Some(_)) => newer_libraries(driver, view, brought).unwrap_or_else(|error| {
+            brought.warnings.push(format!("newer CUDA libraries of the image are left alone: {}", describe(&error)));
+            Vec::new()
+        }),
+        _ => Vec::new(),
+    };
     let links = brought.root.links.clone();
-    let (mut loader, note) = loader_edits(&ImageLoaders::of(view)?, &libraries, &links);
+    let (mut loader, note) = loader_edits(&ImageLoaders::of(view)?, &preferred, libraries, &links);
     brought.warnings.extend(note);
     brought.root.files.append(&mut loader.files);
     brought.root.links.append(&mut loader.links);
-    merge(&mut brought, cdi);
-    Ok(brought)
+    if let Some(cuda) = cuda {
+        brought.warnings.extend(loading_problems(cuda, libraries, view, &brought.spec));
+    }
+    Ok(())
+}
+
+/// Libraries of the image that are made for older drivers and newer than this one (CUDA's forward compatibility).
+fn newer_libraries(driver: &Driver, view: &View, brought: &mut Brought) -> Result<Vec<Entry>, RootfsError> {
+    let candidates = compat::candidates(view)?;
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    match compat::decide(compat::Host { driver: Some(&driver.version), cuda: None }, &candidates) {
+        compat::Decision::Use { directory, why } => {
+            brought.notes.push(why);
+            compat::libraries(view, &directory, NATIVE_LOADER)
+        }
+        compat::Decision::No { why } => {
+            brought.notes.push(why);
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Why the driver cannot be loaded in the container: found out by looking, nothing of the image is run.
+fn loading_problems(cuda: &Library, libraries: &[Library], view: &View, edits: &Edits) -> Vec<String> {
+    let Some(mount) = edits.mounts.iter().find(|mount| mount.destination == cuda.path) else { return Vec::new() };
+    let given: Vec<&str> = libraries.iter().map(|library| library.soname.as_str()).collect();
+    can_load(&mount.source, view, &given).unwrap_or_else(|error| vec![describe(&error)])
 }
 
 fn gathered(given: &Given) -> Vec<ChosenGpu> {
@@ -368,7 +413,7 @@ pub fn cdi_specification(devices: &Devices, format: Format) -> Result<String, De
         let Injection { spec, root, libraries, .. } =
             injection(devices, &given, &[gpu], &all, Files::None, &mut brought)?;
         let libraries: Vec<Library> = libraries.iter().map(library).collect();
-        let (loader, _) = loader_edits(&ImageLoaders::default(), &libraries, &[]);
+        let (loader, _) = loader_edits(&ImageLoaders::default(), &[], &libraries, &[]);
         links = [root.links, loader.links].concat();
         let is_common = |device: &Device| {
             device.path.file_name().is_some_and(|name| COMMON_NODES.iter().any(|common| name == *common))
@@ -418,12 +463,11 @@ fn cdi(devices: &Devices, brought: &mut Brought) -> Result<Injected, DeviceError
     Ok(injected)
 }
 
-/// Adds what a CDI specification brings, and does what NVIDIA's hooks would do.
-fn merge(brought: &mut Brought, cdi: Injected) {
+/// Adds what a CDI specification brings, and does what NVIDIA's hooks would do. Returns the libraries for the loader.
+fn merge(brought: &mut Brought, cdi: Injected) -> Vec<Library> {
     let Injected { spec, root, actions, .. } = cdi;
     brought.spec.env.extend(spec.env);
     brought.spec.devices.extend(spec.devices);
-    brought.spec.mounts.extend(spec.mounts);
     brought.spec.groups.extend(spec.groups);
     brought.spec.hooks.extend(spec.hooks);
     brought.root.own_directories.extend(root.own_directories);
@@ -431,7 +475,35 @@ fn merge(brought: &mut Brought, cdi: Injected) {
     brought.root.mounted_files.extend(root.mounted_files);
     brought.root.files.extend(root.files);
     brought.root.links.extend(root.links);
-    let _ = actions;
+    let mut libraries = Vec::new();
+    for action in actions {
+        match action {
+            NativeAction::LoaderDirectory(directory) | NativeAction::SonameLinks(directory) => {
+                libraries.extend(mounted_libraries(&spec.mounts, &directory));
+            }
+            NativeAction::Link(link) => brought.notes.push(format!(
+                "the link `{}` is left out: `/dev` is made anew for every container",
+                link.path.display()
+            )),
+            // The image's newer libraries are looked for in any case; directories of /dev are open to all; what the driver
+            // may make in a container it may not open.
+            NativeAction::CudaCompat { .. } | NativeAction::Chmod { .. } | NativeAction::HideDeviceFileModification => {
+            }
+        }
+    }
+    brought.spec.mounts.extend(spec.mounts);
+    libraries.dedup();
+    libraries
+}
+
+/// Libraries that are mounted into a directory, by the names that are in the files themselves.
+fn mounted_libraries(mounts: &[EditMount], directory: &Path) -> Vec<Library> {
+    let inside = mounts.iter().filter(|mount| mount.destination.parent() == Some(directory));
+    let library = |mount: &EditMount| {
+        let (soname, is_32_bit) = soname(&mount.source)?;
+        Some(Library { path: mount.destination.clone(), soname, is_32_bit })
+    };
+    inside.filter_map(library).collect()
 }
 
 /// Whether there may be something to say about GPUs that were not asked for.

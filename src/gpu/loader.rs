@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::elf;
+use super::files::Bits;
 use super::ldcache::{self, Entry, Loader, MAX_CACHE_BYTES};
 use crate::rootfs::{RootEdits, RootFile, RootLink, RootfsError, View};
 
@@ -26,6 +28,9 @@ struct Native {
     /// As musl names the architecture.
     musl: &'static str,
 }
+
+/// The loader of programs of this machine's architecture.
+pub const NATIVE_LOADER: Loader = NATIVE.loader;
 
 const NATIVE: Native = if cfg!(target_arch = "aarch64") {
     Native { loader: Loader::Aarch64, glibc: "/lib/ld-linux-aarch64.so.1", musl: "aarch64" }
@@ -76,11 +81,23 @@ pub struct Library {
     pub is_32_bit: bool,
 }
 
+/// The name that programs ask a library of this machine for, and whether it is a 32-bit one; nothing for other files.
+#[must_use]
+pub fn soname(library: &Path) -> Option<(String, bool)> {
+    let elf = elf::read(std::fs::File::open(library).ok()?)?;
+    Some((elf.soname?, elf.bits == Bits::B32))
+}
+
 /// What the loaders need to find these libraries, and a note for people if the image's own cache is not used.
 ///
-/// `links` are other names for them, in the same directories.
+/// `preferred` are libraries of the image that win over them. `links` are other names for them, in the same directories.
 #[must_use]
-pub fn loader_edits(image: &ImageLoaders, libraries: &[Library], links: &[RootLink]) -> (RootEdits, Option<String>) {
+pub fn loader_edits(
+    image: &ImageLoaders,
+    preferred: &[Entry],
+    libraries: &[Library],
+    links: &[RootLink],
+) -> (RootEdits, Option<String>) {
     let mut edits = RootEdits::default();
     let mut note = None;
     if libraries.is_empty() {
@@ -97,7 +114,7 @@ pub fn loader_edits(image: &ImageLoaders, libraries: &[Library], links: &[RootLi
                 Vec::new()
             }
         };
-        let entries = entries(libraries, links);
+        let entries = [preferred, &entries(libraries, links)].concat();
         edits.files.push(file(CACHE, ldcache::merged(&own, &entries)));
         let lines: String = directories.iter().map(|directory| format!("{}\n", directory.display())).collect();
         edits.files.push(file(CONFIGURATION, lines.into_bytes()));
@@ -172,7 +189,7 @@ mod tests {
     #[test]
     fn glibc_finds_them_by_every_name() {
         let image = ImageLoaders { glibc: true, ..ImageLoaders::default() };
-        let (edits, note) = loader_edits(&image, &libraries(), &links());
+        let (edits, note) = loader_edits(&image, &[], &libraries(), &links());
         assert_eq!(note, None);
         let entries = ldcache::parse(content(&edits, CACHE).unwrap()).unwrap();
         let of = |name: &str, loader| {
@@ -193,11 +210,11 @@ mod tests {
         let own = [Entry::new("libz.so.1", "/lib/libz.so.1", NATIVE.loader)];
         let cache = Some(ldcache::merged(&own, &[]));
         let image = ImageLoaders { glibc: true, cache, ..ImageLoaders::default() };
-        let (edits, _) = loader_edits(&image, &libraries(), &[]);
+        let (edits, _) = loader_edits(&image, &[], &libraries(), &[]);
         let entries = ldcache::parse(content(&edits, CACHE).unwrap()).unwrap();
         assert!(entries.contains(&own[0]) && entries.len() == 4, "{entries:?}");
         let damaged = ImageLoaders { cache: Some(b"no cache".to_vec()), ..image };
-        let (edits, note) = loader_edits(&damaged, &libraries(), &[]);
+        let (edits, note) = loader_edits(&damaged, &[], &libraries(), &[]);
         assert!(note.unwrap().contains("another format"));
         assert_eq!(ldcache::parse(content(&edits, CACHE).unwrap()).unwrap().len(), 3);
     }
@@ -211,7 +228,7 @@ mod tests {
             (Some("/usr/local/nvidia/lib64\n/lib"), "/usr/local/nvidia/lib64\n/lib\n"),
         ] {
             let image = ImageLoaders { musl_path: path.map(str::to_owned), ..image.clone() };
-            let (edits, _) = loader_edits(&image, &libraries(), &[]);
+            let (edits, _) = loader_edits(&image, &[], &libraries(), &[]);
             assert_eq!(content(&edits, &musl_file()).unwrap(), expected.as_bytes());
             assert_eq!(content(&edits, CACHE), None, "glibc is not there");
         }
@@ -219,7 +236,7 @@ mod tests {
 
     #[test]
     fn no_library_no_change() {
-        let (edits, note) = loader_edits(&ImageLoaders::default(), &[], &[]);
+        let (edits, note) = loader_edits(&ImageLoaders::default(), &[], &[], &[]);
         assert_eq!((edits, note), (RootEdits::default(), None));
     }
 }
