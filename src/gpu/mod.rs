@@ -18,6 +18,8 @@ mod facts;
 mod grant;
 mod holder;
 mod inventory;
+mod kernel_log;
+mod mig_minors;
 mod model;
 mod node;
 mod nvml;
@@ -26,6 +28,9 @@ mod request;
 mod roots;
 mod select;
 mod smi;
+mod usage;
+mod watch;
+mod xid;
 
 pub mod cdi;
 pub mod edits;
@@ -41,16 +46,20 @@ pub use capability::{Capabilities, Capability, CapabilityError};
 pub use chosen::Chosen;
 pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};
 pub use discover::{DiscoverError, discover, pci_gpus};
-pub use facts::{Facts, GpuFacts, ask};
+pub use facts::{Facts, GpuFacts, ask, ask_from};
 pub use grant::{Grant, Granted};
 pub use holder::{Holder, Taken};
 pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
+pub use kernel_log::{KernelLog, KernelXid};
 pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
 pub use node::NodeProblem;
-pub use nvml::{NVML_ARGV0, ProbeError, WatchEvent, Watcher, nvml_entry};
+pub use nvml::{NVML_ARGV0, ProbeError, nvml_entry};
 pub use request::{DeviceName, GpuRequest, MigProfile, RequestError, Which};
 pub use roots::Roots;
 pub use select::{SelectError, select};
+pub use usage::UsagePeaks;
+pub use watch::{WatchEvent, Watcher};
+pub use xid::{is_lost, xid_words};
