@@ -69,7 +69,7 @@ pub fn ask_from(binary: &Path, patience: Duration, library: Option<&Path>, smi: 
         Some(Ok(facts)) => return Facts { notes, ..facts },
         Some(Err(error)) => notes.push(format!("nvidia-smi does not answer: {}", describe(&error))),
         None => {
-            notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned())
+            notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned());
         }
     }
     Facts { notes, ..Facts::default() }

@@ -138,6 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_own_log_is_read_from_now_on_without_waiting() {
+        match KernelLog::open(Path::new("/dev/kmsg")) {
+            // What was said long ago is not told, and to have nothing new is no error.
+            Ok(mut log) => assert_eq!(log.read_events().unwrap(), []),
+            Err(error) => {
+                assert!(matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn a_fifo_is_read_without_waiting_and_over_pieces() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kmsg");

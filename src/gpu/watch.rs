@@ -179,7 +179,7 @@ pub(super) fn watch(library: &Path, uuids: &[OsString]) -> Result<(), String> {
     for uuid in uuids.iter().filter_map(|uuid| uuid.to_str()?.parse::<GpuUuid>().ok()) {
         match Watched::new(&nvml, raw.as_ref(), uuid.clone()) {
             Ok(one) => watched.push(one),
-            Err(NvmlError::GpuLost) => tell(&WatchEvent::Lost { uuid }).map_err(in_any_words)?,
+            Err(NvmlError::GpuLost) => tell(&WatchEvent::Lost { uuid }).map_err(|error| error.to_string())?,
             Err(error) => return Err(format!("`{uuid}` cannot be watched: {}", in_words(error))),
         }
     }
@@ -192,16 +192,12 @@ pub(super) fn watch(library: &Path, uuids: &[OsString]) -> Result<(), String> {
                 // Waiting for a lost GPU fails at once, and with it for all others of the set.
                 set = None;
             }
-            tell(&event).map_err(in_any_words)?;
+            tell(&event).map_err(|error| error.to_string())?;
         }
         set = set.or_else(|| register(&nvml, &watched));
-        set = wait(raw.as_ref(), set, &watched).map_err(in_any_words)?;
+        set = wait(raw.as_ref(), set, &watched).map_err(|error| error.to_string())?;
     }
     Ok(())
-}
-
-fn in_any_words(error: io::Error) -> String {
-    error.to_string()
 }
 
 /// The errors of all GPUs that report any.

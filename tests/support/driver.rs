@@ -5,6 +5,7 @@
 //! tree has UUIDs of its own, because leases hold for the whole machine.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -17,9 +18,7 @@ use tempfile::TempDir;
 
 use super::env::tool;
 
-mod nvml;
-
-pub(crate) use nvml::mig_mebibytes;
+pub(crate) mod nvml;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -314,10 +313,12 @@ impl TreeBuilder {
                 let dir = proc.join(format!("driver/nvidia/capabilities/gpu{minor}/mig/gi{instance}"));
                 write(&dir.join("access"), access(next).as_bytes(), 0o444);
                 write(&dir.join("ci0/access"), access(next + 1).as_bytes(), 0o444);
-                minors += &format!(
+                write!(
+                    minors,
                     "gpu{minor}/gi{instance}/access {next}\ngpu{minor}/gi{instance}/ci0/access {}\n",
                     next + 1
-                );
+                )
+                .expect("memory");
                 next += 2;
             }
         }
@@ -435,15 +436,17 @@ impl TreeBuilder {
              out=${out:+$out, }$value\n  done\n  echo \"$out\"\n}\n",
         );
         for (index, ((model, mib, capability, _), uuid)) in self.gpus.iter().zip(&tree.uuids).enumerate() {
-            script += &format!(
+            write!(
+                script,
                 "index={index} name='{model}' uuid={uuid} pci_bus_id=0000{} driver_version={} memory_total={mib} \
                  memory_used={} utilization_gpu={} compute_cap={capability} mig_mode_current={}\nrow\n",
                 DriverTree::address(index).to_uppercase(),
                 self.version,
                 index + 1,
                 10 * index,
-                if self.mig.contains_key(&index) { "Enabled" } else { "'[N/A]'" },
-            );
+                if self.mig.contains_key(&index) { "Enabled" } else { "'[N/A]'" }
+            )
+            .expect("memory");
         }
         write(&tree.path().join(bin).join("nvidia-smi"), script.as_bytes(), 0o755);
     }
