@@ -129,3 +129,33 @@ fn read_all(child: &mut Child, name: &'static str, patience: Duration, limit: us
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "a program that behaves in one way")]
+    fn ask(script: &str) -> Result<String, OutputError> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        let bytes = output(&mut command, "the script", Duration::from_millis(1500), 100)?;
+        Ok(String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn answers_are_bounded_in_time_and_size() {
+        let start = Instant::now();
+        assert_eq!(ask("echo yes").unwrap(), "yes\n");
+        for (script, words) in [
+            ("echo no; exit 3", "the script ended with exit status: 3: `no`"),
+            ("kill -11 $$", "the script ended with signal: 11 (SIGSEGV)"),
+            ("while :; do echo much; done", "the script said more than 100 bytes"),
+            ("echo yes; exec sleep 100", "the script did not end within 1.5s and was killed"),
+            // Whoever closes its output has not ended.
+            ("echo yes; exec >&-; exec sleep 100", "the script did not end within 1.5s and was killed"),
+        ] {
+            assert_eq!(ask(script).unwrap_err().to_string(), words, "{script}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    }
+}

@@ -74,7 +74,8 @@ fn gpu_mig_devices_have_their_nodes() {
     let profiles = ["3g.20gb", "1g.5gb"];
     let builder = DriverTree::debian().gpus(&["T4", "A100", "A100"]).mig(1, &["7g.40gb"]).mig(2, &profiles).nvml();
     // The list of all nodes, and the directories of what exists, say the same.
-    for tree in [builder.build(), builder.clone().without("mig-minors").build()] {
+    for left_out in ["capabilities", "mig-minors"] {
+        let tree = builder.clone().without(left_out).build();
         let found = inventory(&tree);
         let gpu = &found.gpus[2];
         assert!(gpu.mig_enabled && !found.gpus[0].mig_enabled);
@@ -90,6 +91,7 @@ fn gpu_mig_devices_have_their_nodes() {
         }
         assert_eq!(found.gpus[1].mig[0].minors.gpu_instance_minor, Some(3));
     }
+    assert_eq!(inventory(&builder.build()).gpus[2].mig[1].minors.gpu_instance_minor, Some(7));
     let bare = builder.without("mig-minors").without("capabilities").build();
     assert_eq!(inventory(&bare).gpus[2].mig[1].minors.gpu_instance_minor, None);
 }
