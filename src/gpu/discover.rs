@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::{Facts, GpuFacts};
 use super::inventory::{Driver, Gpu, GpuUuid, Inventory, PciAddress, Platform, Source, Utilisation, Version};
+use super::mig_minors;
 
 /// What is read of a file of `/proc` or sysfs.
 const MAX_FILE_BYTES: u64 = 64 << 10;
@@ -67,7 +68,11 @@ pub fn discover(
             complete(gpu, facts);
         } else if source != Source::Proc {
             notes.push(format!("GPU {index} ({}) is known to the kernel's driver only", gpu.uuid));
+            // Nor can a program of CUDA reach what NVML cannot: the GPU has fallen off the bus, say.
+            gpu.unusable =
+                gpu.unusable.take().or_else(|| (source == Source::Nvml).then(|| "NVML cannot reach it".to_owned()));
         }
+        mig_minors::complete(proc, gpu);
         gpu.unusable = gpu.unusable.take().or_else(|| not_openable(dev, gpu));
     }
     Ok(Inventory { driver: Some(driver), gpus, source, notes })
@@ -198,7 +203,12 @@ fn not_openable(dev: &Path, gpu: &Gpu) -> Option<String> {
 }
 
 /// A small file; `None` when it is not there.
-fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
+pub(super) fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
+    read_up_to(path, MAX_FILE_BYTES)
+}
+
+/// The first `limit` bytes of a file; `None` when it is not there.
+pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Option<String>, DiscoverError> {
     let failed = |source| DiscoverError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -206,6 +216,6 @@ fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +52,15 @@ pub struct GpuFacts {
 /// Asks the driver's library at `library`, else the program at `smi`; both are files of this machine, resolved already.
 #[must_use]
 pub fn ask(library: Option<&Path>, smi: Option<&Path>) -> Facts {
+    ask_from(Path::new(nvml::SELF), nvml::PATIENCE, library, smi)
+}
+
+/// The same, with NVML asked by another binary than this process is, and for as long as `patience`; for programs that embed the
+/// library and tests.
+#[must_use]
+pub fn ask_from(binary: &Path, patience: Duration, library: Option<&Path>, smi: Option<&Path>) -> Facts {
     let mut notes = Vec::new();
-    match library.map(nvml::probe) {
+    match library.map(|library| nvml::probe(binary, patience, library)) {
         Some(Ok(facts)) => return facts,
         Some(Err(error)) => notes.push(format!("NVML does not answer: {}", describe(&error))),
         None => notes.push("the driver has no libnvidia-ml".to_owned()),
@@ -61,7 +69,7 @@ pub fn ask(library: Option<&Path>, smi: Option<&Path>) -> Facts {
         Some(Ok(facts)) => return Facts { notes, ..facts },
         Some(Err(error)) => notes.push(format!("nvidia-smi does not answer: {}", describe(&error))),
         None => {
-            notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned())
+            notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned());
         }
     }
     Facts { notes, ..Facts::default() }

@@ -22,6 +22,8 @@ mod grant;
 mod holder;
 mod inventory;
 mod machine;
+mod kernel_log;
+mod mig_minors;
 mod model;
 mod node;
 mod nvml;
@@ -30,6 +32,9 @@ mod request;
 mod roots;
 mod select;
 mod smi;
+mod usage;
+mod watch;
+mod xid;
 
 pub mod cdi;
 pub mod compat;
@@ -49,7 +54,7 @@ pub use chosen::Chosen;
 pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};
 pub use devices::{DevicesError, Nodes, load_modules, nodes};
 pub use discover::{DiscoverError, discover, pci_gpus};
-pub use facts::{Facts, GpuFacts, ask};
+pub use facts::{Facts, GpuFacts, ask, ask_from};
 pub use grant::{Grant, Granted};
 pub use holder::{Holder, Taken};
 pub use inventory::{
@@ -57,9 +62,13 @@ pub use inventory::{
     Version,
 };
 pub use machine::{Machine, driver_files};
+pub use kernel_log::{KernelLog, KernelXid};
 pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
 pub use node::NodeProblem;
-pub use nvml::{NVML_ARGV0, ProbeError, WatchEvent, Watcher, nvml_entry};
+pub use nvml::{NVML_ARGV0, ProbeError, nvml_entry};
 pub use request::{DeviceName, GpuRequest, MigProfile, RequestError, Which};
 pub use roots::Roots;
 pub use select::{SelectError, select};
+pub use usage::UsagePeaks;
+pub use watch::{WatchEvent, Watcher};
+pub use xid::{is_lost, xid_words};

@@ -12,9 +12,10 @@ use super::inventory::{GpuUuid, Source, Utilisation, Version};
 use super::process::{OutputError, output};
 use crate::image::ByteSize;
 
-const COLUMNS: &str = "uuid,pci.bus_id,name,driver_version,memory.total,memory.used,utilization.gpu,compute_cap";
-/// What came before `compute_cap` did (driver 510).
-const OLD_COLUMNS: &str = "uuid,pci.bus_id,name,driver_version,memory.total,memory.used,utilization.gpu";
+const COLUMNS: &str = "uuid,pci.bus_id,name,driver_version,memory.total,memory.used,utilization.gpu";
+/// What newer ones know beside that: programs fail for a column that they do not know.
+/// `mig.mode.current` came with driver 450, `compute_cap` with 510.
+const MORE_COLUMNS: [&str; 3] = [",mig.mode.current,compute_cap", ",mig.mode.current", ""];
 /// A GPU that has to be woken first takes seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
@@ -46,15 +47,23 @@ pub(super) fn ask(path: &Path) -> Result<Facts, SmiError> {
     if metadata.uid() != 0 || metadata.permissions().mode() & 0o022 != 0 {
         return Err(SmiError::Untrusted(path.to_owned()));
     }
-    let text = question(path, COLUMNS).or_else(|_| question(path, OLD_COLUMNS))?;
-    Ok(facts(&text))
+    let [newest, older @ ..] = MORE_COLUMNS;
+    let mut text = question(path, newest);
+    for more in older {
+        // Only one that says no is asked again, not one that hangs.
+        if !matches!(text, Err(OutputError::Failed { .. })) {
+            break;
+        }
+        text = question(path, more);
+    }
+    Ok(facts(&text?))
 }
 
-fn question(path: &Path, columns: &str) -> Result<String, OutputError> {
+fn question(path: &Path, more_columns: &str) -> Result<String, OutputError> {
     #[expect(clippy::disallowed_methods, reason = "the driver's own program, with nothing of anybody's environment")]
     let mut command = Command::new(path);
     command
-        .arg(format!("--query-gpu={columns}"))
+        .arg(format!("--query-gpu={COLUMNS}{more_columns}"))
         .arg("--format=csv,noheader,nounits")
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
@@ -85,10 +94,11 @@ fn facts(text: &str) -> Facts {
                 memory_used: mebibytes(5),
             },
             brand: None,
-            compute_capability: cell(7)
+            compute_capability: cell(8)
                 .and_then(|cell| cell.split_once('.'))
                 .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?))),
-            mig_enabled: false,
+            // Its parts are not known, but it cannot be used whole.
+            mig_enabled: cell(7) == Some("Enabled"),
             mig: Vec::new(),
         };
         gpus.insert(uuid, found);
@@ -102,8 +112,9 @@ mod tests {
 
     #[test]
     fn rows_of_all_drivers_are_read() {
-        let text = "GPU-1, 00000000:41:00.0, NVIDIA H200, 570.86.10, 143771, 4, 17, 9.0\n\
+        let text = "GPU-1, 00000000:41:00.0, NVIDIA H200, 570.86.10, 143771, 4, 17, Disabled, 9.0\n\
                     GPU-2, 00000000:42:00.0, Tesla K80, 470.256.02, 11441, [N/A], [Not Supported]\n\
+                    GPU-3, 00000000:43:00.0, NVIDIA A100-SXM4-40GB, 470.256.02, 40536, 0, [N/A], Enabled\n\
                     No devices were found\n";
         let facts = facts(text);
         assert_eq!(facts.version, Some(Version::new("570.86.10")));
@@ -113,6 +124,7 @@ mod tests {
         assert_eq!(h200.utilisation.compute_percent, Some(17));
         let k80 = gpu("GPU-2");
         assert_eq!((k80.model.as_deref(), k80.utilisation), (Some("Tesla K80"), Utilisation::default()));
-        assert_eq!(facts.gpus.len(), 2);
+        assert!(gpu("GPU-3").mig_enabled && !gpu("GPU-1").mig_enabled);
+        assert_eq!(facts.gpus.len(), 3);
     }
 }

@@ -176,7 +176,7 @@ fn gpu_a_container_has_the_devices_of_its_gpus_alone() {
     let text = "cat /dev/nvidia1; mknod /tmp/n c 195 0; mknod /tmp/m c 195 1; cat /tmp/n; true";
     let output = script(&env, &tree, &["--gpus", "device=0"], text).code(0);
     let errors = output.stderr;
-    assert!(errors.contains("/dev/nvidia1: No such device or address"), "{errors}");
+    assert!(errors.contains("'/dev/nvidia1': No such device or address"), "{errors}");
     assert!(errors.contains("mknod: /tmp/n: Operation not permitted"), "{errors}");
     env.assert_clean();
 }
@@ -233,7 +233,7 @@ fn gpu_a_driver_that_does_not_fit_is_refused_before_the_image_is_fetched() {
     run(&env, &mismatch, &["--gpus", "1"], &["true"])
         .refused(125, &["driver/library version mismatch", "570.86.10", "535.104.05", "hint:"]);
     let without = DriverTree::debian().without("libcuda").build();
-    run(&env, &without, &["--gpus", "1"], &["true"]).refused(125, &["`libcuda.so.1` of NVIDIA's driver", "hint:"]);
+    run(&env, &without, &["--gpus", "1"], &["true"]).refused(125, &["`libcuda.so.570.86.10` of NVIDIA's driver", "hint:"]);
     let tree = DriverTree::debian().gpus(&["T4"]).build();
     for (request, words) in [
         ("2", &["2 ", "Tesla T4"][..]),
@@ -337,8 +337,9 @@ fn gpu_hostile_images_change_nothing_outside() {
             let names: Vec<_> = entries(outside.path());
             assert_eq!(names, [outside.path().join("kept")], "{link} -> {target}: {}", output.stderr);
             assert_eq!(fs::read_to_string(outside.path().join("kept")).unwrap(), "kept");
-            // It either works or says what stands in the way.
-            assert!(output.code == 0 || output.stderr.contains("dockless: "), "{link} -> {target}: {output:?}");
+            // What is ours is replaced; what is the image's own may keep it from working.
+            let is_ours = link.starts_with("usr/local/nvidia") || link == "etc/ld.so.cache";
+            assert!(output.code == 0 || !is_ours, "{link} -> {target}: {output:?}");
             env.assert_clean();
         }
     }

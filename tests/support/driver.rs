@@ -5,6 +5,7 @@
 //! tree has UUIDs of its own, because leases hold for the whole machine.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use tempfile::TempDir;
 
 use super::env::tool;
+
+pub(crate) mod nvml;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -86,7 +89,7 @@ pub(crate) struct TreeBuilder {
     has_cache: bool,
     has_manifest: bool,
     left_out: Vec<String>,
-    nvml_source: Option<String>,
+    nvml: nvml::Nvml,
 }
 
 /// The root of a made-up driver, removed when dropped.
@@ -94,6 +97,10 @@ pub(crate) struct TreeBuilder {
 pub(crate) struct DriverTree {
     dir: TempDir,
     uuids: Vec<String>,
+    version: String,
+    /// Directories of libraries and of programs.
+    libraries: &'static str,
+    programs: &'static str,
 }
 
 impl DriverTree {
@@ -158,7 +165,7 @@ impl TreeBuilder {
             has_cache: true,
             has_manifest: false,
             left_out: Vec::new(),
-            nvml_source: None,
+            nvml: nvml::Nvml::Empty,
         }
     }
 
@@ -208,13 +215,20 @@ impl TreeBuilder {
         let dir = tempfile::Builder::new().prefix("dockless-driver-").tempdir().expect("a directory for the driver");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let uuid = |index| format!("GPU-{:08x}-{number:04x}-4000-8000-{index:012x}", id());
-        let tree = DriverTree { dir, uuids: (0..self.gpus.len()).map(uuid).collect() };
+        let tree = DriverTree {
+            dir,
+            uuids: (0..self.gpus.len()).map(uuid).collect(),
+            version: self.version.clone(),
+            libraries: self.libraries(),
+            programs: self.programs(),
+        };
         // Nodes are to have the modes that are asked for.
         let before = umask(Mode::from_bits_truncate(0o022));
         self.proc(&tree);
         self.sys(tree.path());
         self.nodes(tree.path());
         self.files(&tree);
+        self.nvml_state(&tree);
         for part in &self.left_out {
             remove_matching(tree.path(), part);
         }
@@ -235,6 +249,14 @@ impl TreeBuilder {
             Layout::DebianCurrent => "usr/lib/x86_64-linux-gnu/nvidia/current",
             Layout::Rhel => "usr/lib64",
             Layout::Local => "usr/local/nvidia/lib64",
+            Layout::Wsl => "usr/lib/wsl/lib",
+        }
+    }
+
+    const fn programs(&self) -> &'static str {
+        match self.layout {
+            Layout::Debian | Layout::DebianCurrent | Layout::Rhel => "usr/bin",
+            Layout::Local => "usr/local/nvidia/bin",
             Layout::Wsl => "usr/lib/wsl/lib",
         }
     }
@@ -291,10 +313,12 @@ impl TreeBuilder {
                 let dir = proc.join(format!("driver/nvidia/capabilities/gpu{minor}/mig/gi{instance}"));
                 write(&dir.join("access"), access(next).as_bytes(), 0o444);
                 write(&dir.join("ci0/access"), access(next + 1).as_bytes(), 0o444);
-                minors += &format!(
+                write!(
+                    minors,
                     "gpu{minor}/gi{instance}/access {next}\ngpu{minor}/gi{instance}/ci0/access {}\n",
                     next + 1
-                );
+                )
+                .expect("memory");
                 next += 2;
             }
         }
@@ -353,6 +377,11 @@ impl TreeBuilder {
                 self.library(root, directory, stem, soname, version);
             }
         }
+        if self.layout == Layout::Wsl {
+            for name in ["libdxcore.so", "libd3d12.so", "libd3d12core.so"] {
+                write(&root.join(directory).join(name), &library(name), 0o755);
+            }
+        }
         for name in GLVND {
             write(&root.join(directory).join(name), &library(name), 0o755);
         }
@@ -363,9 +392,7 @@ impl TreeBuilder {
             }
         }
         let local = self.layout == Layout::Local;
-        let (bin, share) =
-            if local { ("usr/local/nvidia/bin", "usr/local/nvidia/share") } else { ("usr/bin", "usr/share") };
-        let bin = if self.layout == Layout::Wsl { "usr/lib/wsl/lib" } else { bin };
+        let (bin, share) = (self.programs(), if local { "usr/local/nvidia/share" } else { "usr/share" });
         self.smi(tree, bin);
         for name in ["nvidia-debugdump", "nvidia-persistenced", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"] {
             write(&root.join(bin).join(name), b"#!/bin/sh\n", 0o755);
@@ -390,9 +417,11 @@ impl TreeBuilder {
     fn library(&self, root: &Path, directory: &str, stem: &str, soname: &str, version: &str) {
         let file = format!("{stem}.so.{version}");
         let soname = format!("{stem}.so.{}", if soname.is_empty() { version } else { soname });
-        let content = match (stem, &self.nvml_source) {
-            ("libcuda", _) => compiled(CUDA, &soname, &cuda_version(version)),
-            ("libnvidia-ml", Some(source)) => compiled(source, &soname, "0"),
+        let content = match (stem, self.nvml_source(root)) {
+            ("libcuda", _) => compiled(CUDA, &soname, &["-nostdlib", &format!("-DVERSION={}", cuda_version(version))]),
+            ("libnvidia-ml", Some((source, flags))) => {
+                compiled(source, &soname, &flags.iter().map(String::as_str).collect::<Vec<_>>())
+            }
             _ => library(&soname),
         };
         let directory = root.join(directory);
@@ -412,14 +441,17 @@ impl TreeBuilder {
              out=${out:+$out, }$value\n  done\n  echo \"$out\"\n}\n",
         );
         for (index, ((model, mib, capability, _), uuid)) in self.gpus.iter().zip(&tree.uuids).enumerate() {
-            script += &format!(
+            write!(
+                script,
                 "index={index} name='{model}' uuid={uuid} pci_bus_id=0000{} driver_version={} memory_total={mib} \
-                 memory_used={} utilization_gpu={} compute_cap={capability} mig_mode_current='[N/A]'\nrow\n",
+                 memory_used={} utilization_gpu={} compute_cap={capability} mig_mode_current={}\nrow\n",
                 DriverTree::address(index).to_uppercase(),
                 self.version,
                 index + 1,
                 10 * index,
-            );
+                if self.mig.contains_key(&index) { "Enabled" } else { "'[N/A]'" }
+            )
+            .expect("memory");
         }
         write(&tree.path().join(bin).join("nvidia-smi"), script.as_bytes(), 0o755);
     }
@@ -474,7 +506,7 @@ fn cuda_version(version: &str) -> String {
 fn library(soname: &str) -> Vec<u8> {
     const PLACEHOLDER: &str = "libPLACEHOLDER-PLACEHOLDER-PLACEHOLDER-PLACEHOLDER.so.1";
     static TEMPLATE: OnceLock<Vec<u8>> = OnceLock::new();
-    let mut bytes = TEMPLATE.get_or_init(|| compiled("int nothing;\n", PLACEHOLDER, "0")).clone();
+    let mut bytes = TEMPLATE.get_or_init(|| compiled("int nothing;\n", PLACEHOLDER, &["-nostdlib"])).clone();
     let place = PLACEHOLDER.as_bytes();
     let at = bytes.windows(place.len()).position(|window| window == place).expect("the name in the file");
     let mut name = soname.as_bytes().to_vec();
@@ -484,19 +516,19 @@ fn library(soname: &str) -> Vec<u8> {
     bytes
 }
 
-/// A library without any need of others, so that every loader takes it.
-fn compiled(source: &str, soname: &str, version: &str) -> Vec<u8> {
+/// A library made of one source. With `-nostdlib` it needs no other, so that every loader takes it.
+fn compiled(source: &str, soname: &str, flags: &[&str]) -> Vec<u8> {
     type Known = Mutex<BTreeMap<(String, String, String), Vec<u8>>>;
     static KNOWN: OnceLock<Known> = OnceLock::new();
     let mut known = KNOWN.get_or_init(Known::default).lock().expect("no test died here");
-    let key = (source.to_owned(), soname.to_owned(), version.to_owned());
+    let key = (source.to_owned(), soname.to_owned(), flags.join(" "));
     let make = || {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, out) = (dir.path().join("library.c"), dir.path().join("library.so"));
         fs::write(&file, source).expect("a source");
-        let words =
-            ["-shared", "-fPIC", "-nostdlib", "-O1", &format!("-DVERSION={version}"), &format!("-Wl,-soname,{soname}")];
-        let words = words.iter().map(std::ffi::OsStr::new);
+        let named = format!("-Wl,-soname,{soname}");
+        let words = ["-shared", "-fPIC", "-O1", &named].into_iter().chain(flags.iter().copied());
+        let words = words.map(std::ffi::OsStr::new);
         tool("cc", words.chain(["-o".as_ref(), out.as_os_str(), file.as_os_str()]));
         fs::read(out).expect("a library")
     };
