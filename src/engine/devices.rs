@@ -26,6 +26,7 @@ use crate::image::ImageConfig;
 use crate::rootfs::{RootEdits, RootfsError, View};
 use crate::spec::{Device, EditMount, Edits, EnvSetting, Options};
 use crate::store::{RunGpu, RunName};
+use crate::supervisor::{GpuWatch, WatchedGpu};
 use crate::words::describe;
 
 /// Where the kernel's own `proc(5)` is, which containers get a mount of.
@@ -135,6 +136,24 @@ pub(super) struct Given {
 }
 
 impl Given {
+    /// How the supervisor keeps an eye on them.
+    pub(super) fn watch(&self, devices: &Devices) -> Option<GpuWatch> {
+        let gpu = |chosen: &Chosen| WatchedGpu {
+            uuid: chosen.uuid().clone(),
+            pci: chosen.gpu().pci,
+            gpu_instance: match chosen {
+                Chosen::Gpu(_) => None,
+                Chosen::Mig { device, .. } => Some(device.minors.gpu_instance),
+            },
+            model: chosen.gpu().model.clone(),
+        };
+        (!self.chosen.is_empty()).then(|| GpuWatch {
+            library: self.machine.nvml.clone(),
+            kernel_log: devices.roots.dev.join("kmsg"),
+            gpus: self.chosen.iter().map(gpu).collect(),
+        })
+    }
+
     /// As records have them.
     pub(super) fn recorded(&self, shared: bool) -> Vec<RunGpu> {
         let gpu = |chosen: &Chosen| {

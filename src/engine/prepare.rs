@@ -204,6 +204,7 @@ fn fill(
             count: leases.descriptors().len(),
             shared: request.devices.shared,
         }),
+        gpu_watch: given.watch(&request.devices),
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),

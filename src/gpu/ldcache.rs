@@ -208,10 +208,14 @@ fn directories(cache: &[u8]) -> Result<Vec<Vec<u8>>, LdCacheError> {
 }
 
 /// A cache with our libraries and those of the image; where both have one of a name, for one loader, ours is the only one.
+/// `libcuda.so.01` is the same name to the loader.
 #[must_use]
 pub fn merged(image: &[Entry], ours: &[Entry]) -> Vec<u8> {
-    let names: BTreeSet<(&[u8], i32)> = ours.iter().map(|entry| (entry.soname.as_slice(), entry.flags)).collect();
-    let others = image.iter().filter(|entry| !names.contains(&(entry.soname.as_slice(), entry.flags)));
+    let is_ours = |entry: &Entry| {
+        let same = |our: &Entry| our.flags == entry.flags && compare_names(&our.soname, &entry.soname).is_eq();
+        ours.iter().any(same)
+    };
+    let others = image.iter().filter(|entry| !is_ours(entry));
     let mut entries: Vec<&Entry> = ours.iter().chain(others).collect();
     entries.sort_by(|left, right| order(left, right));
     write(&entries)

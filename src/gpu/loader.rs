@@ -104,7 +104,7 @@ pub fn loader_edits(
         return (edits, note);
     }
     let directories: BTreeSet<&Path> = libraries.iter().filter_map(|library| library.path.parent()).collect();
-    edits.links = libraries.iter().filter_map(link).collect();
+    edits.links = libraries.iter().filter_map(|library| link(library, preferred)).collect();
     if image.glibc || !image.musl {
         let own = match image.cache.as_deref().map(ldcache::parse) {
             None => Vec::new(),
@@ -131,11 +131,14 @@ fn file(path: &str, content: Vec<u8>) -> RootFile {
     RootFile { path: path.into(), content, mode: FILE_MODE }
 }
 
-/// The name that programs ask for, where the file itself has another.
-fn link(library: &Library) -> Option<RootLink> {
+/// The name that programs ask for, where the file itself has another. It leads to the image's own library if that is preferred:
+/// many images have our directory on `LD_LIBRARY_PATH`, which comes before any cache.
+fn link(library: &Library, preferred: &[Entry]) -> Option<RootLink> {
     let (directory, name) = (library.path.parent()?, library.path.file_name()?);
     let is_other = !library.soname.contains('/') && name != library.soname.as_str();
-    is_other.then(|| RootLink { path: directory.join(&library.soname), target: name.into() })
+    let better = preferred.iter().find(|entry| !library.is_32_bit && entry.soname() == library.soname);
+    let target = better.map_or_else(|| name.into(), |entry| entry.path().into());
+    is_other.then(|| RootLink { path: directory.join(&library.soname), target })
 }
 
 fn entries(libraries: &[Library], links: &[RootLink]) -> Vec<Entry> {
@@ -203,6 +206,22 @@ mod tests {
         assert_eq!(made, ["/usr/local/nvidia/lib64/libcuda.so.1", "/usr/local/nvidia/lib32/libcuda.so.1"]);
         let lines = String::from_utf8(content(&edits, CONFIGURATION).unwrap().to_vec()).unwrap();
         assert_eq!(lines, "/usr/local/nvidia/lib32\n/usr/local/nvidia/lib64\n");
+    }
+
+    #[test]
+    fn newer_libraries_of_the_image_win_in_every_way() {
+        let image = ImageLoaders { glibc: true, ..ImageLoaders::default() };
+        let newer = [Entry::new("libcuda.so.1", "/usr/local/cuda/compat/libcuda.so.1", NATIVE.loader)];
+        let (edits, _) = loader_edits(&image, &newer, &libraries(), &links());
+        let entries = ldcache::parse(content(&edits, CACHE).unwrap()).unwrap();
+        let first = entries.iter().find(|entry| entry.soname() == "libcuda.so.1" && entry.is_for(NATIVE.loader));
+        assert_eq!(first.map(Entry::path).as_deref(), Some("/usr/local/cuda/compat/libcuda.so.1"));
+        let target = |directory: &str| {
+            let path = Path::new("/usr/local/nvidia").join(directory).join("libcuda.so.1");
+            edits.links.iter().find(|link| link.path == path).map(|link| link.target.clone()).unwrap()
+        };
+        assert_eq!(target("lib64"), Path::new("/usr/local/cuda/compat/libcuda.so.1"));
+        assert_eq!(target("lib32"), Path::new("libcuda.so.570.86.10"));
     }
 
     #[test]

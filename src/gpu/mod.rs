@@ -21,8 +21,8 @@ mod facts;
 mod grant;
 mod holder;
 mod inventory;
-mod machine;
 mod kernel_log;
+mod machine;
 mod mig_minors;
 mod model;
 mod node;
@@ -61,8 +61,8 @@ pub use inventory::{
     Driver, Gpu, GpuUuid, GpuUuidError, Inventory, MigDevice, MigMinors, PciAddress, Platform, Source, Utilisation,
     Version,
 };
-pub use machine::{Machine, driver_files};
 pub use kernel_log::{KernelLog, KernelXid};
+pub use machine::{Machine, driver_files};
 pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
 pub use node::NodeProblem;
 pub use nvml::{NVML_ARGV0, ProbeError, nvml_entry};

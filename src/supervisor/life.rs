@@ -24,6 +24,7 @@ use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
 use super::clean::clean_up;
+use super::gpus::GpuEye;
 use super::hint::shm_hint;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
@@ -138,6 +139,7 @@ impl Life {
         self.audience.open(&self.run.control()).map_err(system("listen to other commands"))?;
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
+        let eye = GpuEye::open(self.request.gpu_watch.as_ref());
         self.isolate().map_err(system("set up the supervisor"))?;
         let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
         let rootfs = self.make_rootfs()?;
@@ -156,7 +158,7 @@ impl Life {
             Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
                 .map_err(ContainerError::into_failure)?
         };
-        self.relay(container, &cgroup, (stdout, stderr), log)
+        self.relay(container, &cgroup, (stdout, stderr), log, eye)
     }
 
     /// Starts what was created and stays with it until it has ended.
@@ -166,6 +168,7 @@ impl Life {
         cgroup: &Cgroup,
         output: (OwnedFd, OwnedFd),
         log: LogWriter,
+        mut eye: GpuEye,
     ) -> Result<Exit, StartFailure> {
         let pid = container.pid();
         if self.request.own_network {
@@ -189,8 +192,9 @@ impl Life {
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
         };
-        let relay = Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &self.signals, output, log)
-            .map_err(system("relay the container's output"))?;
+        let relay =
+            Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &mut eye, &self.signals, output, log)
+                .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;
         if let Some(error) = &outcome.log_error {
@@ -200,6 +204,7 @@ impl Life {
         if matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled) {
             exit.message = shm_hint(exit.code, self.request.record.limits.shm_size).or(exit.message);
         }
+        eye.report(&mut exit);
         self.name_failed_command(&mut exit);
         Ok(exit)
     }
@@ -217,7 +222,10 @@ impl Life {
     /// Tells which command of a workflow was running when it failed, if its shell has noted that.
     fn name_failed_command(&self, exit: &mut Exit) {
         let steps = &self.request.conduct.steps;
-        let by_itself = matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled | ExitReason::OomKilled);
+        let by_itself = matches!(
+            exit.reason,
+            ExitReason::Exited | ExitReason::Signalled | ExitReason::OomKilled | ExitReason::GpuLost
+        );
         if exit.code == 0 || !by_itself {
             return;
         }

@@ -10,6 +10,7 @@
 
 mod audience;
 mod clean;
+mod gpus;
 mod hint;
 mod launch;
 mod life;
@@ -25,6 +26,7 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 pub use audience::come_to;
+pub use gpus::{GpuWatch, WatchedGpu};
 pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};

@@ -16,6 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::gpus::GpuWatch;
 use super::mask::Masker;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
@@ -47,6 +48,8 @@ pub struct Request {
     pub root_edits: RootEdits,
     /// The locks of the run's GPUs, which come after the run's own.
     pub leases: Option<LeaseFiles>,
+    /// How its GPUs are watched.
+    pub gpu_watch: Option<GpuWatch>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// Number of the signal that asks the workload to stop.

@@ -17,6 +17,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
 use super::audience::{Audience, Heard, Seat};
+use super::gpus::GpuEye;
 use super::log::{LogWriter, Stream};
 use super::mask::{MaskedStream, Masker};
 use super::protocol::{Conduct, Event, Order, StopReason};
@@ -185,6 +186,7 @@ pub(super) struct Relay<'a> {
     audience: &'a mut Audience,
     /// `None` when there is none, or none any more.
     uploader: Option<&'a mut Uploader>,
+    gpus: &'a mut GpuEye,
     signals: &'a SignalFd,
     flows: [Flow; 2],
     log: LogWriter,
@@ -199,6 +201,7 @@ pub(super) struct Relay<'a> {
 enum Place {
     Signals,
     Uploader,
+    Gpus,
     Init,
     Flow(usize),
     Seat(Seat),
@@ -209,6 +212,7 @@ impl<'a> Relay<'a> {
         watched: Watched<'a>,
         audience: &'a mut Audience,
         uploader: Option<&'a mut Uploader>,
+        gpus: &'a mut GpuEye,
         signals: &'a SignalFd,
         (stdout, stderr): (OwnedFd, OwnedFd),
         log: LogWriter,
@@ -221,7 +225,7 @@ impl<'a> Relay<'a> {
             Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()), &masker)?,
         ];
         let outcome = Outcome::default();
-        Ok(Self { watched, audience, uploader, signals, flows, log, ended: false, kill_at: None, outcome })
+        Ok(Self { watched, audience, uploader, gpus, signals, flows, log, ended: false, kill_at: None, outcome })
     }
 
     /// Runs until init has ended and all it wrote has been passed on.
@@ -242,6 +246,9 @@ impl<'a> Relay<'a> {
             if places.contains(&Place::Uploader) {
                 self.hear_uploader();
             }
+            if places.contains(&Place::Gpus) {
+                self.hear_gpus();
+            }
             self.hear(&places);
             self.ended |= places.contains(&Place::Init);
         }
@@ -259,6 +266,10 @@ impl<'a> Relay<'a> {
         if let Some(uploader) = &self.uploader {
             places.push(Place::Uploader);
             fds.push(PollFd::new(uploader.socket(), PollFlags::POLLIN));
+        }
+        for fd in self.gpus.fds() {
+            places.push(Place::Gpus);
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
         if !self.ended {
             places.push(Place::Init);
@@ -337,6 +348,12 @@ impl<'a> Relay<'a> {
             if let UploadEvent::Warning { text } = event {
                 self.audience.tell(&Event::Warning { text });
             }
+        }
+    }
+
+    fn hear_gpus(&mut self) {
+        for text in self.gpus.look() {
+            self.audience.tell(&Event::Warning { text });
         }
     }
 

@@ -233,7 +233,8 @@ fn gpu_a_driver_that_does_not_fit_is_refused_before_the_image_is_fetched() {
     run(&env, &mismatch, &["--gpus", "1"], &["true"])
         .refused(125, &["driver/library version mismatch", "570.86.10", "535.104.05", "hint:"]);
     let without = DriverTree::debian().without("libcuda").build();
-    run(&env, &without, &["--gpus", "1"], &["true"]).refused(125, &["`libcuda.so.570.86.10` of NVIDIA's driver", "hint:"]);
+    run(&env, &without, &["--gpus", "1"], &["true"])
+        .refused(125, &["`libcuda.so.570.86.10` of NVIDIA's driver", "hint:"]);
     let tree = DriverTree::debian().gpus(&["T4"]).build();
     for (request, words) in [
         ("2", &["2 ", "Tesla T4"][..]),

@@ -14,6 +14,7 @@ mod gpu;
 mod gpu_cdi;
 mod gpu_device;
 mod gpu_images;
+mod gpu_watch;
 mod images;
 mod isolation;
 mod judges;

@@ -118,6 +118,8 @@ fn ours_win_over_the_images() {
     assert_eq!(of("libcuda.so.1"), ["/ours/libcuda.so.570.86.10"]);
     assert_eq!(of("liba.so.9").len(), 2, "another loader's is not replaced");
     assert_eq!(of("libab.so").len(), 2);
+    let disguised = [Entry::new("liba.so.01", "/evil", Loader::X8664)];
+    assert_eq!(pairs(&parse(&merged(&disguised, &ours[..1])).unwrap()), pairs(&ours[..1]));
 }
 
 /// The loader itself, in a root with nothing but itself, finds a library through a cache of ours.
