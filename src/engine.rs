@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 use self::admit::{Admitted, admit};
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 pub use self::images::ReadyImage;
-use self::inputs::{DepRequest, InputError, InputMount};
+use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
 use self::removal::RemovalError;
 use self::resources::Unmet;
@@ -44,7 +44,7 @@ use crate::image::{Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
+use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
 use crate::supervisor::protocol::Event;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
@@ -244,7 +244,7 @@ pub enum EngineError {
     Input(#[from] InputError),
     /// The devices cannot be had.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Device(Box<DeviceError>),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -287,6 +287,12 @@ pub enum EngineError {
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]
     Task(&'static str),
+}
+
+impl From<DeviceError> for EngineError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(Box::new(error))
+    }
 }
 
 /// Does the jobs, for one store.
@@ -334,14 +340,14 @@ impl Engine {
             self.fetch_artifacts(&record).await?;
         }
         let given = self.devices(&request, observer).await;
-        let Admitted { record, given, warnings, mounts } = admit(&self.store, &mut request, given)?;
-        request.options.mounts.extend(mounts.iter().map(|mount| mount.setting.clone()));
+        let admitted = admit(&self.store, &mut request, given)?;
+        request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
-        let mut pulling = || prepare::record_state(&request, &record, RunState::Pulling);
+        let mut pulling = || prepare::record_state(&request, &admitted.record, RunState::Pulling);
         let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
-        let upload = self.claim(&request, &record).await?;
+        let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
-        let started = self.supervise(request, record, given, &mounts, upload, &image, warnings);
+        let started = self.supervise(request, admitted, upload, &image);
         if let (Err(_), Some(claimed)) = (&started, claimed) {
             self.disclaim(&claimed).await;
         }
@@ -352,14 +358,12 @@ impl Engine {
     fn supervise(
         &self,
         request: RunRequest,
-        record: RunRecord,
-        given: Given,
-        mounts: &[InputMount],
+        admitted: Admitted,
         upload: Option<UploadRequest>,
         image: &ReadyImage,
-        warnings: Vec<String>,
     ) -> Result<Run, EngineError> {
-        let prepared = prepare::run(&self.store, &self.settings, request, record, &given, mounts, upload, image)?;
+        let prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
+        let Admitted { given, warnings, .. } = admitted;
         let leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
         let lock = prepared.reservation.lock();
         let supervisor = Supervisor::start(&prepared.request, lock, &leases, prepared.stdin.as_ref())?;

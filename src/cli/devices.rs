@@ -10,8 +10,15 @@ use crate::gpu::lease::Wait;
 use crate::gpu::{GpuRequest, Grant, Roots, parse_device};
 
 /// Where the driver is to be looked for.
-pub(super) fn roots(args: &DriverArgs) -> Roots {
-    args.driver_root.as_deref().map_or_else(Roots::host, Roots::below)
+pub(super) fn roots(args: &DriverArgs) -> Result<Roots, CliError> {
+    let Some(root) = &args.driver_root else { return Ok(Roots::host()) };
+    // Whatever lies below is looked at by its path later, from other directories too.
+    let root = root
+        .canonicalize()
+        .ok()
+        .filter(|root| root.is_dir())
+        .ok_or_else(|| CliError::Usage(format!("`--driver-root`: `{}` is not a directory", root.display())))?;
+    Ok(Roots::below(&root))
 }
 
 /// Where this machine leases its GPUs.
@@ -27,21 +34,21 @@ pub(super) fn grant() -> Grant {
 }
 
 /// For containers without GPUs of their own yet.
-pub(super) fn sharing(driver: &DriverArgs, lease: Option<&LeaseArgs>) -> Devices {
-    Devices {
-        roots: roots(driver),
+pub(super) fn sharing(driver: &DriverArgs, lease: Option<&LeaseArgs>) -> Result<Devices, CliError> {
+    Ok(Devices {
+        roots: roots(driver)?,
         grant: grant(),
         shared: lease.is_some_and(|lease| lease.gpus_shared),
         wait: lease
             .and_then(|lease| lease.gpu_wait)
             .map_or(Wait::No, |wait| wait.map_or(Wait::Forever, |span| Wait::Until(span.duration()))),
         ..Devices::default()
-    }
+    })
 }
 
 /// Reads every flag before anything is fetched.
 pub(super) fn devices(args: &DeviceArgs, lease: Option<&LeaseArgs>) -> Result<Devices, CliError> {
-    let mut devices = sharing(&args.driver, lease);
+    let mut devices = sharing(&args.driver, lease)?;
     if let Some(request) = &args.gpus {
         devices.gpus = request.parse::<GpuRequest>()?;
     }

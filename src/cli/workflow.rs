@@ -66,7 +66,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
 
 /// The plan says which GPUs, the flags where they are and how they are shared.
 fn devices(args: &WorkflowRunArgs, plan: &Plan) -> Result<Devices, CliError> {
-    let mut devices = sharing(&args.driver, Some(&args.lease));
+    let mut devices = sharing(&args.driver, Some(&args.lease))?;
     if let Some(GpuRequest { count, name, memory }) = &plan.gpus {
         devices.gpus = gpu::GpuRequest::from_workflow(*count, name.as_deref(), *memory)?;
     }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::admit::Admitted;
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
@@ -117,16 +118,14 @@ pub(super) fn run(
     store: &Store,
     settings: &Settings,
     request: RunRequest,
-    record: RunRecord,
-    given: &Given,
-    inputs: &[InputMount],
+    admitted: &Admitted,
     upload: Option<UploadRequest>,
     image: &ReadyImage,
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
-    match fill(store, settings, &request, record, given, upload, image) {
+    match fill(store, settings, &request, admitted, upload, image) {
         Ok((supervised, Words { mut warnings, notes })) => {
-            warnings.extend(hidden_directories(store, &request, inputs, image)?);
+            warnings.extend(hidden_directories(store, &request, &admitted.mounts, image)?);
             let RunRequest { reservation, stdin, .. } = request;
             Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
         }
@@ -144,12 +143,12 @@ fn fill(
     store: &Store,
     settings: &Settings,
     request: &RunRequest,
-    record: RunRecord,
-    given: &Given,
+    admitted: &Admitted,
     upload: Option<UploadRequest>,
     image: &ReadyImage,
 ) -> Result<(Request, Words), EngineError> {
     let (name, dir) = (request.reservation.name(), request.reservation.dir());
+    let (given, record) = (&admitted.given, admitted.record.clone());
     let mut options = request.options.clone();
     let local = directory(store, request.artifact_store.as_ref());
     let artifacts = match &local {

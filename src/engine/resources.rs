@@ -81,7 +81,7 @@ pub fn check(asked: &Asked, host: &HostResources, held: &[Held], missing_gpus: O
         asked.memory.and_then(|memory| memory_line(memory, host, held)),
         asked.shm_size.and_then(|shm_size| shm_line(shm_size, host)),
         // Below the others its own lines stand further to the right.
-        missing_gpus.map(|words| format!("gpu: {}", words.replace("\n", "\n  "))),
+        missing_gpus.map(|words| format!("gpu: {}", words.replace('\n', "\n  "))),
     ]
     .into_iter()
     .flatten()

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// One driver capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Capability {
-    /// CUDA and OpenCL.
+    /// CUDA and `OpenCL`.
     Compute,
     /// nvidia-smi and NVML.
     Utility,

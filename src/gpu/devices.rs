@@ -222,7 +222,7 @@ fn make(roots: &Roots, host: &Path, wanted: &Device, permissions: Permissions, i
     match mknod(host, SFlag::S_IFCHR, mode, makedev(wanted.major.into(), wanted.minor.into())) {
         // Somebody was faster.
         Err(Errno::EEXIST) => return Ok(()),
-        made => made.map_err(in_words)?,
+        result => result.map_err(in_words)?,
     }
     chown(host, Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid))).map_err(in_words)?;
     // The umask has taken from the mode.

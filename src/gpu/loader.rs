@@ -116,8 +116,9 @@ pub fn loader_edits(
         };
         let entries = [preferred, &entries(libraries, links)].concat();
         edits.files.push(file(CACHE, ldcache::merged(&own, &entries)));
-        let lines: String = directories.iter().map(|directory| format!("{}\n", directory.display())).collect();
-        edits.files.push(file(CONFIGURATION, lines.into_bytes()));
+        let text: String =
+            directories.iter().flat_map(|directory| [directory.display().to_string(), "\n".to_owned()]).collect();
+        edits.files.push(file(CONFIGURATION, text.into_bytes()));
     }
     if image.musl {
         let native = libraries.iter().filter(|library| !library.is_32_bit);

@@ -1,11 +1,12 @@
 //! A look at the whole machine: what GPUs there are, and which files of the driver tell more about them.
 
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use super::devices::load_modules;
 use super::discover::{DiscoverError, discover, pci_gpus};
 use super::facts::ask;
-use super::files::{self, Arch, DriverFiles, FileKind, FilesError, Places};
+use super::files::{self, Arch, DriverFile, DriverFiles, FileKind, FilesError, Places};
 use super::ldcache;
 use super::{Capabilities, Capability, Driver, Inventory, Roots};
 use crate::words::describe;
@@ -49,7 +50,23 @@ fn tools(roots: &Roots, driver: &Driver) -> (Option<PathBuf>, Option<PathBuf>, O
         _ => false,
     });
     let smi = found.iter().find(|file| matches!(&file.kind, FileKind::Program { name } if name == "nvidia-smi"));
-    (library.map(|file| file.host.clone()), smi.map(|file| file.host.clone()), None)
+    let path = |file: Option<&DriverFile>| file.map(|file| file.host.clone());
+    match path(library) {
+        // It is loaded into a process of ours.
+        Some(library) if !is_roots(&library) => {
+            let problem = format!("`{}` is not loaded: it does not belong to root alone", library.display());
+            (None, path(smi), Some(problem))
+        }
+        library => (library, path(smi), None),
+    }
+}
+
+/// Whether nobody but root, or who runs us, can have written a file.
+fn is_roots(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| {
+        let own = [0, rustix::process::geteuid().as_raw()].contains(&found.uid());
+        own && found.permissions().mode() & 0o022 == 0
+    })
 }
 
 /// The driver's files for these capabilities.

@@ -26,6 +26,7 @@ mod error;
 mod gc;
 mod images;
 mod layers;
+mod record;
 mod runs;
 mod secrets;
 mod tags;
@@ -44,10 +45,8 @@ pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
-pub use runs::{
-    Exit, ExitReason, FailedCommand, GpuUsage, Limits, Reservation, RunDir, RunGpu, RunName, RunNameError, RunRecord,
-    RunState,
-};
+pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+pub use runs::{Reservation, RunDir, RunName, RunNameError};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
 pub use usage::Used;

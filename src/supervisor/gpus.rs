@@ -146,10 +146,10 @@ impl GpuEye {
         if ended_badly {
             exit.reason = ExitReason::GpuLost;
         }
-        let loss = format!("a GPU was lost: {lost}");
+        let words = format!("a GPU was lost: {lost}");
         exit.message = Some(match exit.message.take() {
-            Some(message) => format!("{loss}; {message}"),
-            None => loss,
+            Some(message) => format!("{words}; {message}"),
+            None => words,
         });
     }
 

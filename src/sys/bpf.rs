@@ -32,9 +32,9 @@ struct Load {
 #[repr(C)]
 struct Attach {
     target_fd: u32,
-    attach_bpf_fd: u32,
-    attach_type: u32,
-    attach_flags: u32,
+    program_fd: u32,
+    kind: u32,
+    flags: u32,
 }
 
 /// Loads a device filter, given as its instructions, and attaches it to a cgroup, with which it goes.
@@ -53,9 +53,9 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Resu
     let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
     let attach = Attach {
         target_fd: number(cgroup.as_raw_fd())?,
-        attach_bpf_fd: number(loaded.as_raw_fd())?,
-        attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: BPF_F_ALLOW_MULTI,
+        program_fd: number(loaded.as_raw_fd())?,
+        kind: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
     };
     bpf(BPF_PROG_ATTACH, &attach).map(drop)
 }

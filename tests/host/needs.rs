@@ -25,7 +25,7 @@ fn what_the_machine_lacks_is_told_at_once_and_may_be_ignored() {
             "\n  cpu: asked 9999, this machine has ",
             "\n  memory: asked 900 TB, this ",
             "\n  shm_size: asked 900 TB, this ",
-            "\n  gpu: asked 99 (H200",
+            "\n  gpu: asked for 99 × H200",
             "--ignore-host-check",
         ],
     );

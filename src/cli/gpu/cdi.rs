@@ -11,7 +11,8 @@ use crate::gpu::GpuRequest;
 use crate::gpu::cdi::Format;
 
 pub(in crate::cli) fn cdi(_: &Context, args: &GpuCdiArgs) -> Result<u8, CliError> {
-    let devices = Devices { gpus: GpuRequest::all(), roots: roots(&args.driver), grant: grant(), ..Devices::default() };
+    let devices =
+        Devices { gpus: GpuRequest::all(), roots: roots(&args.driver)?, grant: grant(), ..Devices::default() };
     print_data(&cdi_specification(&devices, format(args.format)).map_err(EngineError::from)?);
     Ok(0)
 }

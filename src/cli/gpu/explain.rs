@@ -12,7 +12,7 @@ pub(in crate::cli) fn explain(_: &Context, args: &GpuExplainArgs) -> Result<u8, 
     let gpus = args.gpus.parse::<GpuRequest>()?;
     let of_request = gpus.capabilities.as_ref().map(ToString::to_string);
     let capabilities = args.gpu_capabilities.clone().or(of_request);
-    let devices = Devices { gpus, capabilities, roots: roots(&args.driver), grant: grant(), ..Devices::default() };
+    let devices = Devices { gpus, capabilities, roots: roots(&args.driver)?, grant: grant(), ..Devices::default() };
     let report = report(&devices).map_err(crate::engine::EngineError::from)?;
     match args.format {
         Format::Json => print_json(&report),

@@ -46,7 +46,7 @@ struct Who {
 /// An empty list is no failure: what is missing is told beside it.
 pub(in crate::cli) fn list(context: &Context, args: &GpuListArgs) -> Result<u8, CliError> {
     let printer = context.printer(TalkArgs { quiet: false, verbose: 0 });
-    let inventory = Machine::look(&roots(&args.driver))?.inventory;
+    let inventory = Machine::look(&roots(&args.driver)?)?.inventory;
     // Who is not root sees the GPUs all the same.
     let taken = taken(&lease_dir(), &inventory).unwrap_or_else(|error| {
         printer.detail(&describe(&error));
