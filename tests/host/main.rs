@@ -13,6 +13,7 @@ mod faults;
 mod gpu;
 mod gpu_cdi;
 mod gpu_device;
+mod gpu_docs;
 mod gpu_images;
 mod gpu_watch;
 mod images;

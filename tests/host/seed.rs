@@ -73,7 +73,7 @@ fn gpus_are_asked_for_by_name_count_and_memory() {
     for (gpu, asked) in [
         ("2", &["\n  gpu: asked for 2 GPUs"][..]),
         ("{ name: V100 }", &["\n  gpu: asked for 1 × V100"]),
-        ("{ name: A100, count: 4096, memory: 40GB }", &["\n  gpu: asked for 4096 × A100", "40 GB"]),
+        ("{ name: A100, count: 1000, memory: 40GB }", &["\n  gpu: asked for 1000 × A100", "40 GB"]),
         ("{ memory: 900TB }", &["\n  gpu: asked for 1 ", "900 TB"]),
     ] {
         write(&env, &format!("commands: [echo $DOCKLESS_GPUS_NUM]\nresources: {{ gpu: {gpu} }}"));
