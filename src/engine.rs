@@ -29,11 +29,12 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use self::admit::{Admitted, admit};
+use self::admit::admit;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
+use self::prepare::Admitted;
 use self::removal::RemovalError;
 use self::resources::Unmet;
 pub use self::shelves::BucketVariables;

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::args::{ArtifactStoreArgs, Cli, RegistryArgs, TalkArgs};
-use super::devices::lease_dir;
 use super::exit::CliError;
 use super::printer::Printer;
 use crate::artifact::ArtifactStoreUrl;
+use crate::engine::devices::LEASE_DIR;
 use crate::engine::{BucketVariables, Engine, Settings};
 use crate::registry::{self, Secret};
 use crate::spec::MAX_ID;
@@ -75,6 +75,11 @@ pub(super) fn variable(name: &str) -> Option<String> {
 /// An environment variable that means something to us: unset and empty are the same.
 pub(super) fn setting(name: &str) -> Option<String> {
     variable(name).filter(|value| !value.is_empty())
+}
+
+/// Where this machine leases its GPUs.
+pub(super) fn lease_dir() -> PathBuf {
+    setting("DOCKLESS_GPU_LEASES").map_or_else(|| LEASE_DIR.into(), PathBuf::from)
 }
 
 /// What tells how buckets are reached.

@@ -1,11 +1,9 @@
 //! From flags and environment to the devices of a container.
 
-use std::path::PathBuf;
-
 use super::args::{DeviceArgs, DriverArgs, LeaseArgs};
-use super::context::{setting, variable};
+use super::context::variable;
 use super::exit::CliError;
-use crate::engine::devices::{Devices, LEASE_DIR};
+use crate::engine::devices::Devices;
 use crate::gpu::lease::Wait;
 use crate::gpu::{GpuRequest, Grant, Roots, parse_device};
 
@@ -19,11 +17,6 @@ pub(super) fn roots(args: &DriverArgs) -> Result<Roots, CliError> {
         .filter(|root| root.is_dir())
         .ok_or_else(|| CliError::Usage(format!("`--driver-root`: `{}` is not a directory", root.display())))?;
     Ok(Roots::below(&root))
-}
-
-/// Where this machine leases its GPUs.
-pub(super) fn lease_dir() -> PathBuf {
-    setting("DOCKLESS_GPU_LEASES").map_or_else(|| LEASE_DIR.into(), PathBuf::from)
 }
 
 /// What a scheduler or a container around us grants.

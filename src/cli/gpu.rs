@@ -4,4 +4,5 @@ pub(super) mod cdi;
 pub(super) mod explain;
 pub(super) mod list;
 
-use super::devices::{grant, lease_dir, roots};
+use super::context::lease_dir;
+use super::devices::{grant, roots};

@@ -6,26 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use super::devices::Given;
-use super::inputs::{self, InputMount, InputRequest, Inputs};
+use super::inputs::{self, InputRequest, Inputs};
 use super::places::{directory, recorded};
 use super::ports::{self, PortError};
+use super::prepare::{self, Admitted};
 use super::resources::{Asked, Unmet, check, held};
-use super::{EngineError, HostCheck, InputsWanted, RunRequest, prepare};
+use super::{EngineError, HostCheck, InputsWanted, RunRequest};
 use crate::artifact::ArtifactStore;
 use crate::container::{cpu_count, host_resources};
 use crate::spec::{Cpus, EnvSetting, MemoryLimit, Network};
 use crate::store::{RunRecord, Store};
-
-/// A run that was let in.
-pub(super) struct Admitted {
-    pub(super) record: RunRecord,
-    /// Its GPUs.
-    pub(super) given: Given,
-    /// What it gets of earlier runs.
-    pub(super) mounts: Vec<InputMount>,
-    /// What was not there and not insisted on, in words.
-    pub(super) warnings: Vec<String>,
-}
 
 /// Checks and writes the record. What the machine does not have is told before anything is fetched.
 pub(super) fn admit(

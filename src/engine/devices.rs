@@ -9,7 +9,7 @@ use crate::gpu::cdi::{
     CdiError, DEFAULT_DIRECTORIES, Format, Injected, NativeAction, Output, QualifiedName, Registry, WriteError,
     device_names, installed_hook, standard_directories, write,
 };
-use crate::gpu::edits::{ChosenGpu, DIRECTORY, Ingredients, Injection, edits};
+use crate::gpu::edits::{DIRECTORY, Ingredients, Injection, edits};
 use crate::gpu::explain::Report;
 use crate::gpu::files::FilesError;
 use crate::gpu::ldcache::Entry;
@@ -18,7 +18,7 @@ use crate::gpu::loader::{ImageLoaders, Library, NATIVE_LOADER, loader_edits, son
 use crate::gpu::proc_view::{ProcView, ProcViewError};
 use crate::gpu::require::RequireError;
 use crate::gpu::{
-    Capabilities, CapabilityError, Chosen, DeviceFlag, DeviceFlagError, DevicesError, DiscoverError, Driver,
+    Capabilities, CapabilityError, Chosen, ChosenGpu, DeviceFlag, DeviceFlagError, DevicesError, DiscoverError, Driver,
     GpuRequest, Grant, HostDevice, Machine, Platform, Roots, SelectError, can_load, compat, driver_files, nodes,
     require, select, wishes,
 };

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::admit::Admitted;
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
@@ -16,6 +15,17 @@ use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::protocol::{LeaseFiles, Request, Volume};
+
+/// A run that was let in.
+pub(super) struct Admitted {
+    pub(super) record: RunRecord,
+    /// Its GPUs.
+    pub(super) given: Given,
+    /// What it gets of earlier runs.
+    pub(super) mounts: Vec<InputMount>,
+    /// What was not there and not insisted on, in words.
+    pub(super) warnings: Vec<String>,
+}
 
 /// A run that only has to be started.
 pub(super) struct Prepared {

@@ -36,6 +36,38 @@ impl Chosen {
     }
 }
 
+/// A GPU that a run was given, whole or in parts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChosenGpu {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// Its parts; none when it is given whole.
+    pub mig: Vec<MigDevice>,
+}
+
+impl ChosenGpu {
+    /// Chosen GPUs and parts of GPUs, in any order, as one entry per GPU. A GPU that was chosen whole stays whole.
+    pub fn gather(chosen: impl IntoIterator<Item = (Gpu, Option<MigDevice>)>) -> Vec<Self> {
+        let mut gathered: Vec<(Self, bool)> = Vec::new();
+        for (gpu, part) in chosen {
+            let at = gathered.iter().position(|(known, _)| known.gpu.uuid == gpu.uuid).unwrap_or(gathered.len());
+            if at == gathered.len() {
+                gathered.push((Self { gpu, mig: Vec::new() }, false));
+            }
+            let (known, whole) = &mut gathered[at];
+            *whole |= part.is_none();
+            known.mig.extend(part);
+        }
+        let finished = gathered.into_iter().map(|(mut chosen, whole)| {
+            if whole {
+                chosen.mig.clear();
+            }
+            chosen
+        });
+        finished.collect()
+    }
+}
+
 /// What can be given as one, where it is in the inventory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Unit<'a> {

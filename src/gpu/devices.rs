@@ -6,8 +6,7 @@
 //! driver's own tool makes it: with mode, owner and group of `/proc/driver/nvidia/params`, unless that says `ModifyDeviceFiles: 0`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,8 +16,10 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chown};
 
-use super::edits::{ChosenGpu, Node};
+use super::chosen::ChosenGpu;
+use super::edits::Node;
 use super::inventory::Platform;
+use super::kernel_file::{self, MAX_BYTES};
 use super::process::output;
 use super::{Capabilities, Capability, Roots, node};
 use crate::spec::{Device, DeviceKind};
@@ -29,7 +30,6 @@ const NVIDIA_MAJOR: u32 = 195;
 const CONTROL_MINOR: u32 = 255;
 const MODESET_MINOR: u32 = 254;
 const DEFAULT_MODE: u32 = 0o666;
-const MAX_FILE_BYTES: u64 = 64 << 10;
 const MODPROBE: &str = "/sbin/modprobe";
 /// A module that initialises eight GPUs takes its time.
 const MODPROBE_PATIENCE: Duration = Duration::from_secs(60);
@@ -239,7 +239,7 @@ fn make(roots: &Roots, host: &Path, wanted: &Device, permissions: Permissions, i
 
 /// Numbers of character devices by the name of their driver.
 fn majors(proc: &Path) -> BTreeMap<String, u32> {
-    let text = read(&proc.join("devices")).unwrap_or_default();
+    let text = read(&proc.join("devices"));
     let lines = text.lines().take_while(|line| !line.starts_with("Block"));
     lines
         .filter_map(|line| line.trim().split_once(' '))
@@ -248,7 +248,7 @@ fn majors(proc: &Path) -> BTreeMap<String, u32> {
 }
 
 fn permissions(proc: &Path) -> Permissions {
-    let text = read(&proc.join("driver/nvidia/params")).unwrap_or_default();
+    let text = read(&proc.join("driver/nvidia/params"));
     let number = |key: &str| -> Option<u32> {
         text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
     };
@@ -269,10 +269,8 @@ fn rendering(sys: &Path, address: &str) -> Vec<String> {
     names
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn read(path: &Path) -> String {
+    kernel_file::read(path, MAX_BYTES).ok().flatten().unwrap_or_default()
 }
 
 #[cfg(test)]

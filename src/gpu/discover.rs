@@ -6,15 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::facts::{Facts, GpuFacts};
 use super::inventory::{Driver, Gpu, GpuUuid, Inventory, PciAddress, Platform, Source, Utilisation, Version};
+use super::kernel_file::{self, MAX_BYTES};
 use super::mig_minors;
 
-/// What is read of a file of `/proc` or sysfs.
-const MAX_FILE_BYTES: u64 = 64 << 10;
 /// GPUs that are looked at; the largest machines have 16.
 const MAX_GPUS: usize = 256;
 /// NVIDIA's number among vendors of PCI devices.
@@ -202,20 +201,6 @@ fn not_openable(dev: &Path, gpu: &Gpu) -> Option<String> {
     (denied.kind() == io::ErrorKind::PermissionDenied).then(|| format!("`{}` may not be opened", path.display()))
 }
 
-/// A small file; `None` when it is not there.
-pub(super) fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
-    read_up_to(path, MAX_FILE_BYTES)
-}
-
-/// The first `limit` bytes of a file; `None` when it is not there.
-pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Option<String>, DiscoverError> {
-    let failed = |source| DiscoverError::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
+    kernel_file::read(path, MAX_BYTES).map_err(|source| DiscoverError::Read { path: path.to_owned(), source })
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::explain::{ExplainLine, Section};
 use super::files::{Bits, DriverFile, DriverFiles, FileKind, Rule};
 use super::proc_view::ProcView;
-use super::{Capabilities, Capability, Gpu, MigDevice};
+use super::{Capabilities, Capability, ChosenGpu};
 use crate::rootfs::{RootEdits, RootFile, RootLink};
 use crate::spec::{Device, EditMount, Edits};
 
@@ -27,38 +27,6 @@ const READ_ONLY: &[&str] = &["ro", "nosuid", "nodev", "rbind", "rprivate"];
 /// Clients of the multi process service make files of their own in its directory.
 const PIPES: &[&str] = &["nosuid", "nodev", "noexec", "rbind", "rprivate"];
 const VIEW: &[&str] = &["ro", "nosuid", "nodev", "noexec", "rbind", "rprivate"];
-
-/// A GPU that a run was given, whole or in parts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChosenGpu {
-    /// The GPU.
-    pub gpu: Gpu,
-    /// Its parts; none when it is given whole.
-    pub mig: Vec<MigDevice>,
-}
-
-impl ChosenGpu {
-    /// Chosen GPUs and parts of GPUs, in any order, as one entry per GPU. A GPU that was chosen whole stays whole.
-    pub fn gather(chosen: impl IntoIterator<Item = (Gpu, Option<MigDevice>)>) -> Vec<Self> {
-        let mut gathered: Vec<(Self, bool)> = Vec::new();
-        for (gpu, part) in chosen {
-            let at = gathered.iter().position(|(known, _)| known.gpu.uuid == gpu.uuid).unwrap_or(gathered.len());
-            if at == gathered.len() {
-                gathered.push((Self { gpu, mig: Vec::new() }, false));
-            }
-            let (known, whole) = &mut gathered[at];
-            *whole |= part.is_none();
-            known.mig.extend(part);
-        }
-        let finished = gathered.into_iter().map(|(mut chosen, whole)| {
-            if whole {
-                chosen.mig.clear();
-            }
-            chosen
-        });
-        finished.collect()
-    }
-}
 
 /// A device node for the container.
 #[derive(Debug, Clone, PartialEq, Eq)]

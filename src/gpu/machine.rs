@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::devices::load_modules;
 use super::discover::{DiscoverError, discover, pci_gpus};
-use super::facts::ask;
+use super::facts::Facts;
 use super::files::{self, Arch, DriverFile, DriverFiles, FileKind, FilesError, Places};
 use super::ldcache;
-use super::{Capabilities, Capability, Driver, Inventory, Roots};
+use super::{Capabilities, Capability, Driver, Inventory, Roots, nvml, smi};
 use crate::words::describe;
 
 const CACHE: &str = "etc/ld.so.cache";
@@ -37,6 +38,32 @@ impl Machine {
         inventory.notes.extend(unloaded);
         Ok(Self { inventory, nvml })
     }
+}
+
+/// Asks the driver's library at `library`, else the program at `smi`; both are files of this machine, resolved already.
+#[must_use]
+pub fn ask(library: Option<&Path>, smi: Option<&Path>) -> Facts {
+    ask_from(Path::new(nvml::SELF), nvml::PATIENCE, library, smi)
+}
+
+/// The same, with NVML asked by another binary than this process is, and for as long as `patience`; for programs that embed the
+/// library and tests.
+#[must_use]
+pub fn ask_from(binary: &Path, patience: Duration, library: Option<&Path>, smi: Option<&Path>) -> Facts {
+    let mut notes = Vec::new();
+    match library.map(|library| nvml::probe(binary, patience, library)) {
+        Some(Ok(facts)) => return facts,
+        Some(Err(error)) => notes.push(format!("NVML does not answer: {}", describe(&error))),
+        None => notes.push("the driver has no libnvidia-ml".to_owned()),
+    }
+    match smi.map(smi::ask) {
+        Some(Ok(facts)) => return Facts { notes, ..facts },
+        Some(Err(error)) => notes.push(format!("nvidia-smi does not answer: {}", describe(&error))),
+        None => {
+            notes.push("the driver has no nvidia-smi; memory, MIG devices and utilisation are not known".to_owned());
+        }
+    }
+    Facts { notes, ..Facts::default() }
 }
 
 /// The driver's library and program that tell about GPUs.

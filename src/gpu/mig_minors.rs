@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use super::discover::{read, read_up_to};
 use super::inventory::Gpu;
+use super::kernel_file::{MAX_BYTES, read};
 
 /// Thousands of lines: 32 GPUs of 15 instances, each with 8 within.
 const MAX_LIST_BYTES: u64 = 1 << 20;
@@ -15,7 +15,7 @@ const MAX_LIST_BYTES: u64 = 1 << 20;
 /// Fills in those of a GPU's MIG devices.
 pub(super) fn complete(proc: &Path, gpu: &mut Gpu) {
     let Some(minor) = gpu.minor.filter(|_| !gpu.mig.is_empty()) else { return };
-    let list = read_up_to(&proc.join("driver/nvidia-caps/mig-minors"), MAX_LIST_BYTES).ok().flatten();
+    let list = read(&proc.join("driver/nvidia-caps/mig-minors"), MAX_LIST_BYTES).ok().flatten();
     let list = list.unwrap_or_default();
     for part in &mut gpu.mig {
         let ids = &mut part.minors;
@@ -36,6 +36,6 @@ fn in_list(list: &str, name: &str) -> Option<u32> {
 }
 
 fn in_capability(path: &Path) -> Option<u32> {
-    let text = read(path).ok().flatten()?;
+    let text = read(path, MAX_BYTES).ok().flatten()?;
     text.lines().find_map(|line| line.strip_prefix("DeviceFileMinor:")?.trim().parse().ok())
 }

@@ -21,6 +21,7 @@ mod facts;
 mod grant;
 mod holder;
 mod inventory;
+mod kernel_file;
 mod kernel_log;
 mod machine;
 mod mig_minors;
@@ -50,11 +51,11 @@ pub mod wishes;
 
 pub use can_load::{CanLoadError, can_load};
 pub use capability::{Capabilities, Capability, CapabilityError};
-pub use chosen::Chosen;
+pub use chosen::{Chosen, ChosenGpu};
 pub use device_flag::{DeviceFlag, DeviceFlagError, HostDevice, parse_device};
 pub use devices::{DevicesError, Nodes, load_modules, nodes};
 pub use discover::{DiscoverError, discover, pci_gpus};
-pub use facts::{Facts, GpuFacts, ask, ask_from};
+pub use facts::{Facts, GpuFacts};
 pub use grant::{Grant, Granted};
 pub use holder::{Holder, Taken};
 pub use inventory::{
@@ -62,7 +63,7 @@ pub use inventory::{
     Version,
 };
 pub use kernel_log::{KernelLog, KernelXid};
-pub use machine::{Machine, driver_files};
+pub use machine::{Machine, ask, ask_from, driver_files};
 pub use model::{ModelName, has_memory, nominal_gigabytes, sold_gigabytes};
 pub use node::NodeProblem;
 pub use nvml::{NVML_ARGV0, ProbeError, nvml_entry};

@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::edits::ChosenGpu;
+use super::chosen::ChosenGpu;
 use super::files::search::Root;
 
 /// Largest file; that with a MIG device's minor has 60 bytes, `registry` perhaps 1 kB.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Driver;
-use super::edits::ChosenGpu;
+use super::chosen::ChosenGpu;
 
 const PREFIX: &str = "NVIDIA_REQUIRE_";
 const DISABLE: &str = "NVIDIA_DISABLE_REQUIRE";

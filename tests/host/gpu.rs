@@ -292,6 +292,45 @@ fn gpu_belongs_to_one_run() {
     env.assert_clean();
 }
 
+/// Eight GPUs of several models, asked for by many at once.
+#[test]
+fn gpu_many_runs_share_out_eight_gpus() {
+    let Some(env) = with_image(&glibc_image()) else { return };
+    let tree = DriverTree::debian().gpus(&["A100", "T4", "A100", "H200", "A100", "K80", "V100", "H100"]).build();
+    let text = "ls /proc/driver/nvidia/gpus; echo ready; sleep 600";
+    let start = |request: &str, count: usize| -> Vec<_> {
+        let names: Vec<String> = (0..count).map(|_| env.name()).collect();
+        names
+            .into_iter()
+            .map(|name| {
+                let flags = ["--name", &name, "--gpus", request, "--gpu-wait=60s"];
+                let words = [&["run", "-d"], &words(&tree, &flags, &["sh", "-c", text])[..]].concat();
+                (env.spawn(words), name)
+            })
+            .collect()
+    };
+    let mut all = start("name=A100,count=2", 1);
+    all.extend(start("1", 6));
+    let mut had = Vec::new();
+    for (running, name) in all {
+        running.finish().code(0);
+        assert!(wait_until(|| env.run(["logs", &name]).stdout.contains("ready")));
+        let log = env.run(["logs", &name]).stdout;
+        had.extend(log.lines().filter(|line| line.starts_with("0000:")).map(str::to_owned));
+    }
+    let count = had.len();
+    had.sort();
+    had.dedup();
+    assert_eq!((count, had.len()), (8, 8), "each GPU is given once");
+    run(&env, &tree, &["--gpus", "1"], &["true"]).refused(125, &["H100", "T4"]);
+    let names = env.run(["ps", "-q"]).stdout;
+    let names: Vec<&str> = names.lines().collect();
+    env.run([&["stop", "--grace", "0s"][..], &names].concat()).code(0);
+    run(&env, &tree, &["--gpus", "all"], &["true"]).code(0);
+    env.run([&["rm"][..], &names].concat()).code(0);
+    env.assert_clean();
+}
+
 /// What a batch system grants is all that there is.
 #[test]
 fn gpu_only_what_the_job_grants_is_used() {

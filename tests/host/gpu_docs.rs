@@ -28,7 +28,8 @@ fn shown(tree: &DriverTree, words: &[&str]) -> String {
             continue;
         }
         aligned += &columns(&std::mem::take(&mut table), if words.contains(&"list") { ("", 3) } else { ("  ", 2) });
-        aligned += &format!("{}\n", line.trim_end());
+        aligned += line.trim_end();
+        aligned.push('\n');
     }
     aligned.trim_end().to_owned() + "\n"
 }

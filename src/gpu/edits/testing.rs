@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ChosenGpu, Node};
+use super::Node;
+use crate::gpu::ChosenGpu;
 use crate::gpu::{Gpu, GpuUuid, MigDevice, MigMinors, Utilisation};
 use crate::spec::{Device, DeviceKind};
 

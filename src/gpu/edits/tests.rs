@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::testing::{chosen, mig, node};
 use super::*;
+use crate::gpu::ChosenGpu;
 use crate::gpu::Platform::{self, Linux, Wsl};
 use crate::gpu::Version;
 use crate::gpu::explain::Report;
