@@ -173,7 +173,7 @@ fn by_uuid<'a>(beginning: &str, inventory: &'a Inventory) -> Found<'a> {
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
-    use crate::gpu::{Driver, MigMinors, Platform, Utilisation, Version};
+    use crate::gpu::{Driver, MigMinors, Platform, Version};
     use crate::image::ByteSize;
 
     pub(in crate::gpu) fn uuid(index: u32) -> GpuUuid {
@@ -181,20 +181,9 @@ pub(super) mod testing {
     }
 
     pub(in crate::gpu) fn gpu(index: u32, model: &str, mib: u64) -> Gpu {
-        Gpu {
-            uuid: uuid(index),
-            index,
-            model: model.to_owned(),
-            pci: format!("0000:{:02x}:00.0", 16 + index).parse().unwrap(),
-            minor: Some(index),
-            memory: (mib > 0).then_some(ByteSize(mib << 20)),
-            utilisation: Utilisation::default(),
-            brand: None,
-            compute_capability: None,
-            mig_enabled: false,
-            mig: Vec::new(),
-            unusable: None,
-        }
+        let pci = format!("0000:{:02x}:00.0", 16 + index).parse().unwrap();
+        let memory = (mib > 0).then_some(ByteSize(mib << 20));
+        Gpu { index, minor: Some(index), memory, ..Gpu::new(uuid(index), model, pci) }
     }
 
     /// A partitioned A100.

@@ -10,10 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::facts::{Facts, GpuFacts};
-use super::inventory::{Driver, Gpu, GpuUuid, Inventory, PciAddress, Platform, Source, Utilisation, Version};
+use super::inventory::{Driver, Gpu, GpuUuid, Inventory, PciAddress, Platform, Source, Version};
 use super::kernel_file::{self, MAX_BYTES};
 use super::mig_minors;
 
+const UNKNOWN_MODEL: &str = "GPU of unknown model";
 /// GPUs that are looked at; the largest machines have 16.
 const MAX_GPUS: usize = 256;
 /// NVIDIA's number among vendors of PCI devices.
@@ -149,37 +150,13 @@ fn from_information(text: &str, pci: PciAddress) -> Option<Gpu> {
     let uuid: GpuUuid = keys.get("GPU UUID")?.parse().ok()?;
     let unusable =
         (keys.get("GPU Excluded") == Some(&"Yes")).then(|| "the driver is told to leave it alone".to_owned());
-    Some(Gpu {
-        uuid,
-        index: 0,
-        model: (*keys.get("Model").unwrap_or(&"GPU of unknown model")).to_owned(),
-        pci,
-        minor: keys.get("Device Minor").and_then(|minor| minor.parse().ok()),
-        memory: None,
-        utilisation: Utilisation::default(),
-        brand: None,
-        compute_capability: None,
-        mig_enabled: false,
-        mig: Vec::new(),
-        unusable,
-    })
+    let model = keys.get("Model").unwrap_or(&UNKNOWN_MODEL);
+    let minor = keys.get("Device Minor").and_then(|minor| minor.parse().ok());
+    Some(Gpu { minor, unusable, ..Gpu::new(uuid, model, pci) })
 }
 
 fn from_facts(uuid: &GpuUuid, facts: &GpuFacts) -> Gpu {
-    let mut gpu = Gpu {
-        uuid: uuid.clone(),
-        index: 0,
-        model: facts.model.clone().unwrap_or_else(|| "GPU of unknown model".to_owned()),
-        pci: facts.pci,
-        minor: None,
-        memory: None,
-        utilisation: Utilisation::default(),
-        brand: None,
-        compute_capability: None,
-        mig_enabled: false,
-        mig: Vec::new(),
-        unusable: None,
-    };
+    let mut gpu = Gpu::new(uuid.clone(), facts.model.as_deref().unwrap_or(UNKNOWN_MODEL), facts.pci);
     complete(&mut gpu, facts);
     gpu
 }

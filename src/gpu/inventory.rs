@@ -222,6 +222,27 @@ pub struct Gpu {
     pub unusable: Option<String>,
 }
 
+impl Gpu {
+    /// A GPU of which nothing else is known.
+    #[must_use]
+    pub fn new(uuid: GpuUuid, model: &str, pci: PciAddress) -> Self {
+        Self {
+            uuid,
+            index: 0,
+            model: model.to_owned(),
+            pci,
+            minor: None,
+            memory: None,
+            utilisation: Utilisation::default(),
+            brand: None,
+            compute_capability: None,
+            mig_enabled: false,
+            mig: Vec::new(),
+            unusable: None,
+        }
+    }
+}
+
 /// What a GPU does at the moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Utilisation {

@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use dockless::gpu::lease::{Asking, Handed, LeaseError, Leased, Wait, Waiting, acquire, forget, holders, orphans};
-use dockless::gpu::{Driver, Gpu, Grant, Inventory, Platform, Utilisation, Version};
+use dockless::gpu::{Driver, Gpu, Grant, Inventory, Platform, Version};
 use rustix::fs::{FlockOperation, flock};
 
 const TASK: &str = "DOCKLESS_TEST_GPU_TASK";
@@ -23,19 +23,10 @@ const KILLS: u32 = 120;
 const ROUNDS: u32 = 6;
 
 fn inventory() -> Inventory {
-    let gpu = |index: u32| Gpu {
-        uuid: format!("GPU-{index:08}-0000-4000-8000-000000000000").parse().unwrap(),
-        index,
-        model: "NVIDIA H200".to_owned(),
-        pci: format!("0000:{:02x}:00.0", 16 + index).parse().unwrap(),
-        minor: Some(index),
-        memory: None,
-        utilisation: Utilisation::default(),
-        brand: None,
-        compute_capability: None,
-        mig_enabled: false,
-        mig: Vec::new(),
-        unusable: None,
+    let gpu = |index: u32| {
+        let uuid = format!("GPU-{index:08}-0000-4000-8000-000000000000").parse().unwrap();
+        let pci = format!("0000:{:02x}:00.0", 16 + index).parse().unwrap();
+        Gpu { index, minor: Some(index), ..Gpu::new(uuid, "NVIDIA H200", pci) }
     };
     let driver = Driver { version: Version::new("570.86.10"), platform: Platform::Linux, cuda: None };
     Inventory { driver: Some(driver), gpus: (0..GPUS).map(gpu).collect(), ..Inventory::default() }
