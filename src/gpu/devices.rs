@@ -6,8 +6,7 @@
 //! driver's own tool makes it: with mode, owner and group of `/proc/driver/nvidia/params`, unless that says `ModifyDeviceFiles: 0`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chown};
 
+use super::discover::read_up_to;
 use super::edits::{ChosenGpu, Node};
 use super::inventory::Platform;
 use super::process::output;
@@ -269,10 +269,8 @@ fn rendering(sys: &Path, address: &str) -> Vec<String> {
     names
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn read(path: &Path) -> Option<String> {
+    read_up_to(path, MAX_FILE_BYTES).ok().flatten()
 }
 
 #[cfg(test)]

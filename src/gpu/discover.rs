@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::facts::{Facts, GpuFacts};
 use super::inventory::{Driver, Gpu, GpuUuid, Inventory, PciAddress, Platform, Source, Utilisation, Version};
@@ -210,7 +213,8 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
 /// The first `limit` bytes of a file; `None` when it is not there.
 pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Option<String>, DiscoverError> {
     let failed = |source| DiscoverError::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
+    // A FIFO in the place of a file would be waited for.
+    let file = match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),

@@ -1,12 +1,17 @@
 //! A look at the whole machine: what GPUs there are, and which files of the driver tell more about them.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::devices::load_modules;
 use super::discover::{DiscoverError, discover, pci_gpus};
 use super::facts::ask;
 use super::files::{self, Arch, DriverFiles, FileKind, FilesError, Places};
-use super::ldcache;
+use super::ldcache::{self, MAX_CACHE_BYTES};
 use super::{Capabilities, Capability, Driver, Inventory, Roots};
 use crate::words::describe;
 
@@ -54,8 +59,17 @@ fn tools(roots: &Roots, driver: &Driver) -> (Option<PathBuf>, Option<PathBuf>, O
 
 /// The driver's files for these capabilities.
 pub fn driver_files(roots: &Roots, driver: &Driver, capabilities: &Capabilities) -> Result<DriverFiles, FilesError> {
-    let cache = std::fs::read(roots.driver.join(CACHE)).ok().and_then(|bytes| ldcache::parse(&bytes).ok());
+    let cache = read_cache(&roots.driver.join(CACHE)).and_then(|bytes| ldcache::parse(&bytes).ok());
     let cache_paths: Vec<PathBuf> = cache.unwrap_or_default().iter().map(|entry| PathBuf::from(entry.path())).collect();
     let user = nix::unistd::geteuid().as_raw();
     files::find(&Places { roots, cache_paths: &cache_paths, arch: Arch::native(), user }, driver, capabilities)
+}
+
+/// A cache that is too long, or no file at all, is none.
+fn read_cache(path: &Path) -> Option<Vec<u8>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MAX_CACHE_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= MAX_CACHE_BYTES).then_some(bytes)
 }
