@@ -1,6 +1,7 @@
 //! Devices of a run. GPUs are chosen and leased before the image is fetched; what they and other devices bring is put together
 //! when the image is there, because its loaders and its environment have a say in it.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -278,6 +279,7 @@ pub(super) fn bring(
         brought.spec.devices.extend(device.nodes()?);
     }
     let libraries = [libraries, merge(&mut brought, cdi)].concat();
+    keep_one_of_each(&mut brought.spec);
     tell_loaders(given, view, &libraries, &mut brought)?;
     Ok(brought)
 }
@@ -437,7 +439,11 @@ pub fn cdi_specification(devices: &Devices, format: Format) -> Result<String, De
         let is_common = |device: &Device| {
             device.path.file_name().is_some_and(|name| COMMON_NODES.iter().any(|common| name == *common))
         };
-        let (shared, own) = spec.devices.into_iter().partition(is_common);
+        let (shared, mut own): (Vec<Device>, Vec<Device>) = spec.devices.into_iter().partition(is_common);
+        if own.is_empty() {
+            // Under WSL all GPUs have one node, and a device without any edits is not valid.
+            own.clone_from(&shared);
+        }
         let (env, own_env) = spec.env.into_iter().partition(|(name, _)| name != "CUDA_VISIBLE_DEVICES");
         common = Edits { devices: shared, env, mounts: spec.mounts, ..Edits::default() };
         per_device.push((names, Edits { devices: own, env: own_env, ..Edits::default() }));
@@ -468,6 +474,16 @@ fn keep_order_of_devices(edits: &mut Edits, env: &[EnvSetting]) {
     if env.iter().any(|setting| setting.name() == ORDER) {
         edits.env.retain(|(name, _)| name != ORDER);
     }
+}
+
+/// Two ways of asking may lead to one node or file, and a node cannot be made twice. Of nodes what was named last stays.
+fn keep_one_of_each(edits: &mut Edits) {
+    let mut places = BTreeSet::new();
+    edits.mounts.retain(|mount| places.insert(mount.destination.clone()));
+    places.clear();
+    edits.devices.reverse();
+    edits.devices.retain(|device| places.insert(device.path.clone()));
+    edits.devices.reverse();
 }
 
 /// What the devices of CDI specifications bring.

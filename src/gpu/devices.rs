@@ -19,8 +19,8 @@ use nix::unistd::{Gid, Uid, chown};
 use super::chosen::ChosenGpu;
 use super::edits::Node;
 use super::inventory::Platform;
-use super::kernel_file::{self, MAX_BYTES};
 use super::process::output;
+use super::small_file::{self, MAX_BYTES};
 use super::{Capabilities, Capability, Roots, node};
 use crate::spec::{Device, DeviceKind};
 
@@ -270,7 +270,7 @@ fn rendering(sys: &Path, address: &str) -> Vec<String> {
 }
 
 fn read(path: &Path) -> String {
-    kernel_file::read(path, MAX_BYTES).ok().flatten().unwrap_or_default()
+    small_file::read(path, MAX_BYTES).ok().flatten().unwrap_or_default()
 }
 
 #[cfg(test)]

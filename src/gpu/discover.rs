@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::facts::{Facts, GpuFacts};
 use super::inventory::{Driver, Gpu, GpuUuid, Inventory, PciAddress, Platform, Source, Version};
-use super::kernel_file::{self, MAX_BYTES};
 use super::mig_minors;
+use super::small_file::{self, MAX_BYTES};
 
 const UNKNOWN_MODEL: &str = "GPU of unknown model";
 /// GPUs that are looked at; the largest machines have 16.
@@ -179,5 +179,5 @@ fn not_openable(dev: &Path, gpu: &Gpu) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, DiscoverError> {
-    kernel_file::read(path, MAX_BYTES).map_err(|source| DiscoverError::Read { path: path.to_owned(), source })
+    small_file::read(path, MAX_BYTES).map_err(|source| DiscoverError::Read { path: path.to_owned(), source })
 }

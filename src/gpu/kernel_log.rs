@@ -7,16 +7,18 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::fs::{OFlags, SeekFrom, makedev, seek};
 use rustix::io::Errno;
 
 use super::inventory::PciAddress;
 
 /// More than the longest record; a shorter buffer makes the kernel refuse the read.
 const BUFFER_BYTES: usize = 16 << 10;
+/// Major and minor of `/dev/kmsg` (kernel: Documentation/admin-guide/devices.txt).
+const KMSG: (u32, u32) = (1, 11);
 /// Records that one call reads; what is left makes the file readable again.
 const MAX_READS: usize = 1024;
 
@@ -41,9 +43,16 @@ pub struct KernelLog {
 
 impl KernelLog {
     /// Opens `/dev/kmsg`, or a FIFO that stands for it. Users other than root seldom may.
+    ///
+    /// In containers `/dev/kmsg` often is `/dev/null`, which is readable at all times, or a terminal, whose input is not ours.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        let is_log = metadata.file_type().is_char_device() && metadata.rdev() == makedev(KMSG.0, KMSG.1);
+        if !is_log && !metadata.file_type().is_fifo() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not the kernel's log"));
+        }
         match seek(&file, SeekFrom::End(0)) {
             // A FIFO has no end to go to.
             Ok(_) | Err(Errno::SPIPE) => Ok(Self { file, unread: Vec::new() }),
@@ -143,8 +152,18 @@ mod tests {
             // What was said long ago is not told, and to have nothing new is no error.
             Ok(mut log) => assert_eq!(log.read_events().unwrap(), []),
             Err(error) => {
-                assert!(matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound), "{error}");
+                use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
+                assert!(matches!(error.kind(), PermissionDenied | NotFound | InvalidInput), "{error}");
             }
+        }
+    }
+
+    /// They are readable at all times, and whoever polls them never sleeps.
+    #[test]
+    fn what_stands_for_the_log_in_containers_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for path in [Path::new("/dev/null"), Path::new("/dev/zero"), file.path(), Path::new("/")] {
+            assert!(KernelLog::open(path).is_err(), "{}", path.display());
         }
     }
 

@@ -8,8 +8,8 @@ use super::devices::load_modules;
 use super::discover::{DiscoverError, discover, pci_gpus};
 use super::facts::Facts;
 use super::files::{self, Arch, DriverFile, DriverFiles, FileKind, FilesError, Places};
-use super::ldcache;
-use super::{Capabilities, Capability, Driver, Inventory, Roots, nvml, smi};
+use super::ldcache::{self, MAX_CACHE_BYTES};
+use super::{Capabilities, Capability, Driver, Inventory, Roots, nvml, small_file, smi};
 use crate::words::describe;
 
 const CACHE: &str = "etc/ld.so.cache";
@@ -98,7 +98,9 @@ fn is_roots(path: &Path) -> bool {
 
 /// The driver's files for these capabilities.
 pub fn driver_files(roots: &Roots, driver: &Driver, capabilities: &Capabilities) -> Result<DriverFiles, FilesError> {
-    let cache = std::fs::read(roots.driver.join(CACHE)).ok().and_then(|bytes| ldcache::parse(&bytes).ok());
+    // One that is too long, or no file at all, is none.
+    let bytes = small_file::read_bytes(&roots.driver.join(CACHE), MAX_CACHE_BYTES as u64 + 1).ok().flatten();
+    let cache = bytes.and_then(|bytes| ldcache::parse(&bytes).ok());
     let cache_paths: Vec<PathBuf> = cache.unwrap_or_default().iter().map(|entry| PathBuf::from(entry.path())).collect();
     let user = nix::unistd::geteuid().as_raw();
     files::find(&Places { roots, cache_paths: &cache_paths, arch: Arch::native(), user }, driver, capabilities)

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::inventory::Gpu;
-use super::kernel_file::{MAX_BYTES, read};
+use super::small_file::{MAX_BYTES, read};
 
 /// Thousands of lines: 32 GPUs of 15 instances, each with 8 within.
 const MAX_LIST_BYTES: u64 = 1 << 20;

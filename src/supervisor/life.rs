@@ -204,6 +204,8 @@ impl Life {
         if matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled) {
             exit.message = shm_hint(exit.code, self.request.record.limits.shm_size).or(exit.message);
         }
+        // What the driver said in the workload's last moment.
+        eye.look().into_iter().for_each(|text| self.warn(text));
         eye.report(&mut exit);
         self.name_failed_command(&mut exit);
         Ok(exit)

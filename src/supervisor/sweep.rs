@@ -90,10 +90,8 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
     record.remove &= !run.has_unsaved_artifacts();
     // Space is freed before the record needs some.
     told.extend(clean_up(run, &record, state_root));
-    if !record.gpus.is_empty() {
-        // Nothing is left that could use them.
-        told.extend(forget(leases, &record.id).err().map(|error| describe(&error)));
-    }
+    // Nothing is left that could use its GPUs. One that was waiting has a note, and none in its record.
+    told.extend(forget(leases, &record.id).err().map(|error| describe(&error)));
     if !record.remove {
         run.write_record(&record)?;
         run.finish()?;

@@ -66,6 +66,9 @@ fn gpu_every_driver_is_found_by_the_loader() {
     let output = run(&env, &tree, &["--gpus", "all"], &["/probe"]);
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert!(output.stdout.starts_with("/usr/"), "{}", output.stdout);
+    // All its GPUs have one node.
+    let described = env.run(["gpu", "cdi", "--format", "json", "--driver-root", tree.root()]).code(0).json();
+    assert_eq!(described["devices"][0]["containerEdits"]["deviceNodes"][0]["path"], "/dev/dxg", "{described}");
     env.assert_clean();
 }
 
@@ -459,5 +462,76 @@ fn gpu_files_of_the_driver_cannot_be_written() {
     symlink(&secret, leading.path().join("usr/lib/x86_64-linux-gnu/libnvidia-cfg.so.570.86.10")).unwrap();
     let output = script(&env, &leading, &["--gpus", "1"], "cat /usr/local/nvidia/lib64/libnvidia-cfg* 2>&1; true");
     assert!(!output.stdout.contains("secret"), "{}", output.stdout);
+    env.assert_clean();
+}
+
+/// What is not as the driver leaves it is told or passed over, and never waited for.
+#[test]
+fn gpu_odd_files_in_the_drivers_tree_hold_nobody_up() {
+    let Some(env) = with_image(&glibc_image()) else { return };
+    let fifo = |path: &Path| {
+        drop(fs::remove_file(path));
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    for (path, code) in [
+        ("etc/ld.so.cache", 0),
+        ("proc/driver/nvidia/params", 0),
+        ("proc/devices", 125),
+        ("proc/driver/nvidia/version", 125),
+        ("usr/bin/nvidia-smi", 0),
+    ] {
+        let tree = DriverTree::debian().build();
+        fifo(&tree.path().join(path));
+        let output = run(&env, &tree, &["--gpus", "1"], &["/probe"]);
+        assert_eq!(output.code, code, "{path}: {}", output.stderr);
+    }
+    // More than any cache has, and more than there is memory for.
+    let tree = DriverTree::debian().build();
+    fs::File::create(tree.path().join("etc/ld.so.cache")).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(run(&env, &tree, &["--gpus", "1"], &["/probe"]).code(0).stdout.trim(), CUDA);
+    env.assert_clean();
+}
+
+/// One that was killed while it waited keeps nothing, not even a note for others to clear away.
+#[test]
+fn gpu_nothing_is_left_of_a_killed_waiter() {
+    let Some(env) = with_image(&glibc_image()) else { return };
+    let tree = DriverTree::debian().gpus(&["A100", "T4"]).build();
+    let leases = env.dir().join("leases");
+    let start = |name: &str, flags: &[&str]| {
+        let flags = [&["--name", name][..], flags].concat();
+        let words = words(&tree, &flags, &["sh", "-c", "echo here; sleep 600"]);
+        let mut command = env.command([&["run"], &words[..]].concat());
+        crate::support::env::Running::start(command.env("DOCKLESS_GPU_LEASES", &leases))
+    };
+    let notes = || {
+        let names = entries(&leases).into_iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+        names.filter(|name| name.starts_with("holder.")).count()
+    };
+    let (first, second) = (env.name(), env.name());
+    let holder = start(&first, &["--gpus", "name=A100"]);
+    holder.wait_for("here");
+    let waiting = start(&second, &["--gpus", "all", "--gpu-wait"]);
+    assert!(wait_until(|| notes() == 2), "it keeps the other one meanwhile");
+    waiting.signal(Signal::SIGKILL);
+    waiting.finish();
+    let listed = crate::support::env::finish(env.command(["ps", "-a"]).env("DOCKLESS_GPU_LEASES", &leases)).code(0);
+    assert!(listed.stdout.contains(&second) && notes() == 1, "{} {}", notes(), listed.stdout);
+    env.run(["stop", "--grace", "0s", &first]).code(0);
+    holder.finish();
+    assert_eq!(notes(), 0);
+    env.run(["rm", &first, &second]).code(0);
+    env.assert_clean();
+}
+
+/// Who asks for a GPU and for its node, or twice for a node, has it once.
+#[test]
+fn gpu_a_node_that_is_asked_for_twice_is_there_once() {
+    let Some(env) = with_image(&glibc_image()) else { return };
+    let tree = DriverTree::debian().build();
+    let node = format!("{}/dev/nvidia0:/dev/nvidia0:r", tree.root());
+    let flags = ["--gpus", "all", "--device", &node, "--device", &node];
+    let output = script(&env, &tree, &flags, "/probe && ls /dev | grep -c '^nvidia0$'").code(0);
+    assert_eq!(output.stdout, format!("{CUDA}\n1\n"), "{}", output.stderr);
     env.assert_clean();
 }

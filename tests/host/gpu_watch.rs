@@ -114,6 +114,27 @@ fn gpu_loss_is_read_in_the_kernels_log() {
     env.assert_clean();
 }
 
+/// In containers `/dev/kmsg` often is `/dev/null`, which always has something to read.
+#[test]
+fn gpu_supervisor_sleeps_where_there_is_no_kernels_log() {
+    let Some(env) = app() else { return };
+    let tree = DriverTree::debian().gpus(&["A100"]).build();
+    std::os::unix::fs::symlink("/dev/null", tree.path().join("dev/kmsg")).unwrap();
+    let name = env.name();
+    let running = start(&env, &tree, &name, "all", 0);
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", running.supervisor())).unwrap();
+        let numbers = stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2);
+        numbers.map(|number| number.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let before = ticks();
+    sleep(Duration::from_secs(2));
+    assert!(ticks() - before < 50, "{} hundredths of a second in two", ticks() - before);
+    end(&env, running).code(0);
+    env.run(["rm", &name]).code(0);
+    env.assert_clean();
+}
+
 /// A library that hangs or crashes harms neither the run nor its supervisor.
 #[test]
 fn gpu_run_survives_a_broken_nvml() {
