@@ -16,7 +16,9 @@ pub(super) fn roots(args: &DriverArgs) -> Roots {
 
 /// Where this machine leases its GPUs.
 pub(super) fn lease_dir() -> PathBuf {
-    setting("DOCKLESS_GPU_LEASES").map_or_else(|| LEASE_DIR.into(), PathBuf::from)
+    let set = setting("DOCKLESS_GPU_LEASES").map(PathBuf::from);
+    // The supervisor works in another directory.
+    set.map_or_else(|| LEASE_DIR.into(), |dir| std::path::absolute(&dir).unwrap_or(dir))
 }
 
 /// What a scheduler or a container around us grants.
