@@ -300,8 +300,9 @@ fn tell_loaders(given: &Given, view: &View, libraries: &[Library], brought: &mut
     brought.warnings.extend(note);
     brought.root.files.append(&mut loader.files);
     brought.root.links.append(&mut loader.links);
-    if let Some(cuda) = cuda {
-        brought.warnings.extend(loading_problems(cuda, libraries, view, &brought.spec));
+    match cuda {
+        Some(cuda) => brought.warnings.extend(loading_problems(cuda, libraries, view, &brought.spec)),
+        None => brought.warnings.extend(nameless_cuda(libraries)),
     }
     Ok(())
 }
@@ -329,6 +330,15 @@ fn loading_problems(cuda: &Library, libraries: &[Library], view: &View, edits: &
     let Some(mount) = edits.mounts.iter().find(|mount| mount.destination == cuda.path) else { return Vec::new() };
     let given: Vec<&str> = libraries.iter().map(|library| library.soname.as_str()).collect();
     can_load(&mount.source, view, &given).unwrap_or_else(|error| vec![describe(&error)])
+}
+
+/// A file of CUDA's name that does not say itself what it is called: cut short by a full disk, say.
+fn nameless_cuda(libraries: &[Library]) -> Option<String> {
+    let file = libraries.iter().find(|library| library.soname.starts_with("libcuda.so."))?;
+    Some(format!(
+        "`{}` is damaged, and no CUDA program will find it\nhint: install NVIDIA's driver anew",
+        file.path.display()
+    ))
 }
 
 fn gathered(given: &Given) -> Vec<ChosenGpu> {

@@ -446,6 +446,12 @@ fn gpu_odd_files_in_the_drivers_tree_hold_nobody_up() {
         let output = run(&env, &tree, &["--gpus", "1"], &["/probe"]);
         assert_eq!(output.code, code, "{path}: {}", output.stderr);
     }
+    // A library that an installer did not finish is told of.
+    let tree = DriverTree::debian().build();
+    let library = tree.path().join("usr/lib/x86_64-linux-gnu/libcuda.so.570.86.10");
+    fs::File::options().write(true).open(library).unwrap().set_len(100).unwrap();
+    let output = run(&env, &tree, &["--gpus", "1"], &["/probe"]).code(3);
+    assert!(output.stderr.contains("libcuda.so.570.86.10` is damaged"), "{}", output.stderr);
     // More than any cache has, and more than there is memory for.
     let tree = DriverTree::debian().build();
     fs::File::create(tree.path().join("etc/ld.so.cache")).unwrap().set_len(1 << 40).unwrap();
@@ -458,12 +464,13 @@ fn gpu_odd_files_in_the_drivers_tree_hold_nobody_up() {
 fn gpu_nothing_is_left_of_a_killed_waiter() {
     let Some(env) = with_image(&glibc_image()) else { return };
     let tree = DriverTree::debian().gpus(&["A100", "T4"]).build();
-    let leases = env.dir().join("leases");
+    // Named as seen from where commands are run.
+    let leases = env.work().join("leases");
     let start = |name: &str, flags: &[&str]| {
         let flags = [&["--name", name][..], flags].concat();
         let words = words(&tree, &flags, &["sh", "-c", "echo here; sleep 600"]);
         let mut command = env.command([&["run"], &words[..]].concat());
-        crate::support::env::Running::start(command.env("DOCKLESS_GPU_LEASES", &leases))
+        crate::support::env::Running::start(command.env("DOCKLESS_GPU_LEASES", "leases"))
     };
     let notes = || {
         let names = entries(&leases).into_iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
