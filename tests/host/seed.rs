@@ -53,12 +53,12 @@ fn the_example_runs_as_it_stands_on_the_page() {
     let Some(env) = debian() else { return };
     env.write(".dstack/workflows.yaml", TRAIN);
     let refused = env.run(["workflow", "run", "train"]);
-    refused.refused(125, &["\n  gpu: asked 1 (K80", "this machine has ", "hint: ", "--ignore-host-check"]);
+    refused.refused(125, &["\n  gpu: asked for 1 × K80, and ", "hint: ", "--ignore-host-check"]);
     assert!(entries(&env.root().join("runs")).is_empty(), "a refused run leaves nothing");
     for (flags, warning) in [(&["--gpu", "0"][..], false), (&["--ignore-host-check"], true)] {
         let name = env.name();
         let output = env.run([&["workflow", "run", "train", "--name", &name], flags].concat()).code(0);
-        assert_eq!(output.stderr.contains("gpu: asked 1 (K80"), warning, "{}", output.stderr);
+        assert_eq!(output.stderr.contains("gpu: asked for 1 × K80"), warning, "{}", output.stderr);
         assert!(output.stderr.contains("saved artifacts: 1 file, 14 B"), "{}", output.stderr);
         assert_eq!(saved(&env, &name, "output/hello.txt"), "Hello, world!\n");
     }
@@ -71,10 +71,10 @@ fn the_example_runs_as_it_stands_on_the_page() {
 fn gpus_are_asked_for_by_name_count_and_memory() {
     let Some(env) = debian() else { return };
     for (gpu, asked) in [
-        ("2", &["\n  gpu: asked 2, this machine has "][..]),
-        ("{ name: V100 }", &["\n  gpu: asked 1 (V100"]),
-        ("{ name: A100, count: 4096, memory: 40GB }", &["\n  gpu: asked 4096 (A100", "40 GB"]),
-        ("{ memory: 900TB }", &["\n  gpu: asked 1 (", "900 TB"]),
+        ("2", &["\n  gpu: asked for 2 GPUs, and "][..]),
+        ("{ name: V100 }", &["\n  gpu: asked for 1 × V100, and "]),
+        ("{ name: A100, count: 1000, memory: 40GB }", &["\n  gpu: asked for 1000 × A100", "40 GB"]),
+        ("{ memory: 900TB }", &["\n  gpu: asked for 1 GPU with 900 TB"]),
     ] {
         write(&env, &format!("commands: [echo $DOCKLESS_GPUS_NUM]\nresources: {{ gpu: {gpu} }}"));
         run(&env).1.refused(125, asked);
