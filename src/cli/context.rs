@@ -79,7 +79,8 @@ pub(super) fn setting(name: &str) -> Option<String> {
 
 /// Where this machine leases its GPUs.
 pub(super) fn lease_dir() -> PathBuf {
-    setting("DOCKLESS_GPU_LEASES").map_or_else(|| LEASE_DIR.into(), PathBuf::from)
+    // The supervisor works in another directory.
+    setting("DOCKLESS_GPU_LEASES").map_or_else(|| LEASE_DIR.into(), |dir| absolute(Path::new(&dir)))
 }
 
 /// What tells how buckets are reached.

@@ -45,6 +45,13 @@ pub(super) fn devices(args: &DeviceArgs, lease: Option<&LeaseArgs>) -> Result<De
     if let Some(request) = &args.gpus {
         devices.gpus = request.parse::<GpuRequest>()?;
     }
+    let shares = lease.is_some_and(|lease| lease.gpus_shared || lease.gpu_wait.is_some());
+    if args.gpus.is_none() && shares {
+        let hint = "hint: `--gpus all`, or without these flags";
+        return Err(CliError::Usage(format!(
+            "`--gpu-wait` and `--gpus-shared` say how `--gpus` is meant, which is missing\n{hint}"
+        )));
+    }
     let of_request = devices.gpus.capabilities.as_ref().map(ToString::to_string);
     devices.capabilities = args.gpu_capabilities.clone().or(of_request);
     for flag in &args.device {

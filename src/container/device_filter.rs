@@ -141,9 +141,8 @@ fn allow(rule: &LinuxDeviceCgroup) -> Result<Vec<u64>, DeviceFilterError> {
     for (register, wanted) in [(MAJOR, rule.major()), (MINOR, rule.minor())] {
         // -1 is how the runtime specification's examples write "any".
         if let Some(wanted) = wanted.filter(|wanted| *wanted != -1) {
-            let wanted = i32::try_from(wanted).ok().filter(|wanted| *wanted >= 0);
-            let wanted = wanted.ok_or(DeviceFilterError::Number(rule.major().or(rule.minor()).unwrap_or_default()))?;
-            tests.push((Vec::new(), register, wanted));
+            let number = i32::try_from(wanted).ok().filter(|number| *number >= 0);
+            tests.push((Vec::new(), register, number.ok_or(DeviceFilterError::Number(wanted))?));
         }
     }
     let end = [instruction(code::SET, RESULT, 0, 0, 1), instruction(code::EXIT, 0, 0, 0, 0)];

@@ -261,6 +261,7 @@ pub(super) fn bring(
         Some(wishes::Remark::Note(text)) => brought.notes.push(text),
         None => {}
     }
+    brought.warnings.extend(unleased(devices));
     let mut libraries = Vec::new();
     if !given.chosen.is_empty() {
         let both = [image.env.as_slice(), &run_env].concat();
@@ -300,8 +301,9 @@ fn tell_loaders(given: &Given, view: &View, libraries: &[Library], brought: &mut
     brought.warnings.extend(note);
     brought.root.files.append(&mut loader.files);
     brought.root.links.append(&mut loader.links);
-    if let Some(cuda) = cuda {
-        brought.warnings.extend(loading_problems(cuda, libraries, view, &brought.spec));
+    match cuda {
+        Some(cuda) => brought.warnings.extend(loading_problems(cuda, libraries, view, &brought.spec)),
+        None => brought.warnings.extend(nameless_cuda(libraries)),
     }
     Ok(())
 }
@@ -329,6 +331,25 @@ fn loading_problems(cuda: &Library, libraries: &[Library], view: &View, edits: &
     let Some(mount) = edits.mounts.iter().find(|mount| mount.destination == cuda.path) else { return Vec::new() };
     let given: Vec<&str> = libraries.iter().map(|library| library.soname.as_str()).collect();
     can_load(&mount.source, view, &given).unwrap_or_else(|error| vec![describe(&error)])
+}
+
+/// A file of CUDA's name that does not say itself what it is called: cut short by a full disk, say.
+fn nameless_cuda(libraries: &[Library]) -> Option<String> {
+    let file = libraries.iter().find(|library| library.soname.starts_with("libcuda.so."))?;
+    Some(format!(
+        "`{}` is damaged, and no CUDA program will find it\nhint: install NVIDIA's driver anew",
+        file.path.display()
+    ))
+}
+
+/// GPUs that are named as devices: nobody else knows that they are taken.
+fn unleased(devices: &Devices) -> impl Iterator<Item = String> {
+    let cdi = devices.cdi.iter().filter(|name| name.kind().vendor() == "nvidia.com").map(ToString::to_string);
+    let is_gpu = |path: &&Path| path.to_str().is_some_and(|path| path.starts_with("/dev/nvidia"));
+    let host = devices.host.iter().map(HostDevice::source).filter(is_gpu).map(|path| path.display().to_string());
+    cdi.chain(host).map(|name| {
+        format!("`--device {name}` takes no lease: other runs may use that GPU meanwhile\nhint: `--gpus` gives it to this run alone")
+    })
 }
 
 fn gathered(given: &Given) -> Vec<ChosenGpu> {

@@ -312,11 +312,17 @@ fn gpu_many_runs_share_out_eight_gpus() {
             })
             .collect()
     };
-    let mut all = start("name=A100,count=2", 1);
-    all.extend(start("1", 6));
     let mut had = Vec::new();
-    for (running, name) in all {
+    // Those that do not care would take what is asked for by name.
+    let (pair, name) = start("name=A100,count=2", 1).remove(0);
+    pair.finish().code(0);
+    let mut started = vec![name];
+    let others = start("1", 6);
+    started.extend(others.into_iter().map(|(running, name)| {
         running.finish().code(0);
+        name
+    }));
+    for name in started {
         assert!(wait_until(|| env.run(["logs", &name]).stdout.contains("ready")));
         let log = env.run(["logs", &name]).stdout;
         had.extend(log.lines().filter(|line| line.starts_with("0000:")).map(str::to_owned));
@@ -443,6 +449,7 @@ fn gpu_devices_of_other_kinds() {
     assert!(output.stdout.starts_with("crw-rw-rw-\n") && !output.stdout.contains("written"), "{output:?}");
     env.container(&["--device", "/dev/absent", "app", "true"]).refused(125, &["/dev/absent"]);
     env.container(&["--device", "vendor.example/x=0", "app", "true"]).refused(125, &["vendor.example/x"]);
+    env.container(&["--gpu-wait", "app", "true"]).refused(125, &["`--gpus`", "hint: "]);
     env.assert_clean();
 }
 
@@ -485,6 +492,12 @@ fn gpu_odd_files_in_the_drivers_tree_hold_nobody_up() {
         let output = run(&env, &tree, &["--gpus", "1"], &["/probe"]);
         assert_eq!(output.code, code, "{path}: {}", output.stderr);
     }
+    // A library that an installer did not finish is told of.
+    let tree = DriverTree::debian().build();
+    let library = tree.path().join("usr/lib/x86_64-linux-gnu/libcuda.so.570.86.10");
+    fs::File::options().write(true).open(library).unwrap().set_len(100).unwrap();
+    let output = run(&env, &tree, &["--gpus", "1"], &["/probe"]).code(3);
+    assert!(output.stderr.contains("libcuda.so.570.86.10` is damaged"), "{}", output.stderr);
     // More than any cache has, and more than there is memory for.
     let tree = DriverTree::debian().build();
     fs::File::create(tree.path().join("etc/ld.so.cache")).unwrap().set_len(1 << 40).unwrap();
@@ -497,12 +510,13 @@ fn gpu_odd_files_in_the_drivers_tree_hold_nobody_up() {
 fn gpu_nothing_is_left_of_a_killed_waiter() {
     let Some(env) = with_image(&glibc_image()) else { return };
     let tree = DriverTree::debian().gpus(&["A100", "T4"]).build();
-    let leases = env.dir().join("leases");
+    // Named as seen from where commands are run.
+    let leases = env.work().join("leases");
     let start = |name: &str, flags: &[&str]| {
         let flags = [&["--name", name][..], flags].concat();
         let words = words(&tree, &flags, &["sh", "-c", "echo here; sleep 600"]);
         let mut command = env.command([&["run"], &words[..]].concat());
-        crate::support::env::Running::start(command.env("DOCKLESS_GPU_LEASES", &leases))
+        crate::support::env::Running::start(command.env("DOCKLESS_GPU_LEASES", "leases"))
     };
     let notes = || {
         let names = entries(&leases).into_iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned));

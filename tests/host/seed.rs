@@ -71,10 +71,10 @@ fn the_example_runs_as_it_stands_on_the_page() {
 fn gpus_are_asked_for_by_name_count_and_memory() {
     let Some(env) = debian() else { return };
     for (gpu, asked) in [
-        ("2", &["\n  gpu: asked for 2 GPUs"][..]),
-        ("{ name: V100 }", &["\n  gpu: asked for 1 × V100"]),
+        ("2", &["\n  gpu: asked for 2 GPUs, and "][..]),
+        ("{ name: V100 }", &["\n  gpu: asked for 1 × V100, and "]),
         ("{ name: A100, count: 1000, memory: 40GB }", &["\n  gpu: asked for 1000 × A100", "40 GB"]),
-        ("{ memory: 900TB }", &["\n  gpu: asked for 1 ", "900 TB"]),
+        ("{ memory: 900TB }", &["\n  gpu: asked for 1 GPU with 900 TB"]),
     ] {
         write(&env, &format!("commands: [echo $DOCKLESS_GPUS_NUM]\nresources: {{ gpu: {gpu} }}"));
         run(&env).1.refused(125, asked);
