@@ -2,10 +2,22 @@
 //! bare driver and nothing of NVIDIA's container stack.
 //!
 //! ```text
-//! Roots ─discover→ Inventory ─select(request, grant, holders)→ Chosen ─lease→ Leases      before the image is fetched
-//! Roots ─files→ DriverFiles ┐
-//! Chosen, image's facts     ┴─edits→ Injection{spec edits, root file system edits}        when the image is there
+//! before the image is fetched:
+//!   Roots ─Machine::look→ Inventory ─lease::acquire(GpuRequest, Grant)→ Leased{Chosen…, Leases}
+//! when it is there:
+//!   Roots, Capabilities ─files→ DriverFiles ┐
+//!   Chosen ─nodes, proc_view→               ├─edits→ Injection ─loader(View)→ spec::Edits, rootfs::RootEdits
+//!   QualifiedName ─cdi→ Injected            ┘
 //! ```
+//!
+//! | | |
+//! |---|---|
+//! | what there is | `roots`, `machine`, `discover`, `nvml` and `smi` (asked for `facts`), `mig_minors`, `inventory` |
+//! | who gets what | `request`, `model`, `grant`, `select`, `chosen`, `lease`, `holder` |
+//! | what a container is given | `capability`, `wishes`, `require`, `files`, `devices`, `proc_view`, `edits`, `explain` |
+//! | how its loaders find it | `elf`, `ldcache`, `loader`, `compat`, `can_load` |
+//! | other devices | `cdi`, `device_flag`, `node` |
+//! | while it runs | `watch`, `usage`, `kernel_log`, `xid` |
 //!
 //! What the driver's directories, `/dev`, `/proc` and `/sys` say comes in through [`Roots`]; `select` and `edits` look at
 //! nothing. No program of the image is run, no hook of ours, no ldconfig.
