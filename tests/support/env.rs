@@ -71,6 +71,11 @@ impl TestEnv {
         self.dir().join("home")
     }
 
+    /// Where GPUs are leased.
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.dir().join("gpus")
+    }
+
     /// Where commands are run, and for the files of the test.
     pub(crate) fn work(&self) -> PathBuf {
         self.dir().join("work")
@@ -106,7 +111,12 @@ impl TestEnv {
         let binary = std::env::var_os("DOCKLESS_TEST_BINARY").unwrap_or_else(|| BINARY.into());
         let mut command = Command::new(binary);
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state()).args(arguments);
-        command.env_clear().env("HOME", self.home()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        // Not this machine's own, which other tests and real runs lease from.
+        command
+            .env_clear()
+            .env("DOCKLESS_GPU_LEASES", self.leases())
+            .env("HOME", self.home())
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(self.work()).stdin(Stdio::null());
         command
     }
@@ -177,6 +187,11 @@ impl TestEnv {
         for dir in [self.state(), self.root().join("tmp"), self.root().join("active")] {
             left.extend(entries(&dir).iter().map(|path| format!("file {}", path.display())));
         }
+        let is_note =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("holder."));
+        left.extend(
+            entries(&self.leases()).iter().filter(|path| is_note(path)).map(|path| format!("note {}", path.display())),
+        );
         let mounts = fs::read_to_string("/proc/mounts").expect("the mounts of this machine");
         let here = self.dir().to_str().expect("a path in UTF-8");
         left.extend(mounts.lines().filter(|line| line.contains(here)).map(|line| format!("mount {line}")));
