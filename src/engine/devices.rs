@@ -173,7 +173,7 @@ pub(super) fn choose(devices: &Devices) -> Result<Given, DeviceError> {
     if devices.gpus.is_none() {
         return Ok(Given::default());
     }
-    let machine = Machine::look(&devices.roots)?;
+    let machine = Machine::look(&devices.roots)?.fitting()?;
     let chosen = select(&devices.gpus, &machine.inventory, &devices.grant, &[])?;
     Ok(Given { machine, chosen, leases: None })
 }
@@ -192,7 +192,7 @@ pub(super) struct Taker {
 impl Taker {
     /// Chooses and takes the GPUs of a run. `on_wait` is told while it is waited, and can end that.
     pub(super) fn take(&self, on_wait: impl FnMut(&Waiting) -> ControlFlow<()>) -> Result<Given, DeviceError> {
-        let machine = Machine::look(&self.devices.roots)?;
+        let machine = Machine::look(&self.devices.roots)?.fitting()?;
         let asking = Asking {
             request: &self.devices.gpus,
             inventory: &machine.inventory,
@@ -287,6 +287,9 @@ pub(super) fn bring(
 
 /// Makes the image's loaders find the libraries, and says when they cannot.
 fn tell_loaders(given: &Given, view: &View, libraries: &[Library], brought: &mut Brought) -> Result<(), DeviceError> {
+    if libraries.is_empty() {
+        return Ok(());
+    }
     let driver = given.machine.inventory.driver.as_ref();
     let cuda = libraries.iter().find(|library| library.soname == "libcuda.so.1" && !library.is_32_bit);
     let preferred = match (driver, cuda) {

@@ -15,28 +15,43 @@ use crate::words::describe;
 const CACHE: &str = "etc/ld.so.cache";
 
 /// What was seen.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Machine {
     /// The driver and its GPUs.
     pub inventory: Inventory,
     /// The driver's NVML, a file without links.
     pub nvml: Option<PathBuf>,
+    /// Why no file of the driver can be given to anybody.
+    mismatch: Option<FilesError>,
 }
 
 impl Machine {
     /// Looks, and asks the driver what the kernel does not tell, which may wake GPUs.
     pub fn look(roots: &Roots) -> Result<Self, DiscoverError> {
         let unloaded = load_modules(roots, !pci_gpus(&roots.sys).is_empty());
-        let mut nvml = None;
+        let (mut nvml, mut mismatch) = (None, None);
         let mut inventory = discover(&roots.proc, &roots.dev, &roots.sys, |driver| {
-            let (library, smi, problem) = tools(roots, driver);
+            let (library, smi, problem) = tools(roots, driver).unwrap_or_else(|error| {
+                let words = describe(&error);
+                mismatch = Some(error);
+                (None, None, Some(words))
+            });
             let mut facts = ask(library.as_deref(), smi.as_deref());
             facts.notes.extend(problem);
             nvml = library;
             facts
         })?;
         inventory.notes.extend(unloaded);
-        Ok(Self { inventory, nvml })
+        Ok(Self { inventory, nvml, mismatch })
+    }
+
+    /// The same for who is about to give GPUs away: it need not wait for an image to learn that the driver's libraries do not
+    /// belong to its kernel module.
+    pub fn fitting(self) -> Result<Self, FilesError> {
+        match self.mismatch {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
     }
 }
 
@@ -67,25 +82,22 @@ pub fn ask_from(binary: &Path, patience: Duration, library: Option<&Path>, smi: 
 }
 
 /// The driver's library and program that tell about GPUs.
-fn tools(roots: &Roots, driver: &Driver) -> (Option<PathBuf>, Option<PathBuf>, Option<String>) {
-    let found = match driver_files(roots, driver, &Capabilities::of(&[Capability::Utility])) {
-        Ok(files) => files.found,
-        Err(error) => return (None, None, Some(describe(&error))),
-    };
+fn tools(roots: &Roots, driver: &Driver) -> Result<(Option<PathBuf>, Option<PathBuf>, Option<String>), FilesError> {
+    let found = driver_files(roots, driver, &Capabilities::of(&[Capability::Utility]))?.found;
     let library = found.iter().find(|file| match &file.kind {
         FileKind::Library { name, bits, .. } => name.starts_with("libnvidia-ml.so") && *bits == files::Bits::B64,
         _ => false,
     });
     let smi = found.iter().find(|file| matches!(&file.kind, FileKind::Program { name } if name == "nvidia-smi"));
     let path = |file: Option<&DriverFile>| file.map(|file| file.host.clone());
-    match path(library) {
+    Ok(match path(library) {
         // It is loaded into a process of ours.
         Some(library) if !is_roots(&library) => {
             let problem = format!("`{}` is not loaded: it does not belong to root alone", library.display());
             (None, path(smi), Some(problem))
         }
         library => (library, path(smi), None),
-    }
+    })
 }
 
 /// Whether nobody but root, or who runs us, can have written a file.

@@ -233,7 +233,7 @@ fn gpu_capabilities_decide_what_of_the_driver_is_there() {
 fn gpu_a_driver_that_does_not_fit_is_refused_before_the_image_is_fetched() {
     let Some(env) = with_image(&glibc_image()) else { return };
     let mismatch = DriverTree::debian().without("570.86.10").beside("535.104.05").build();
-    run(&env, &mismatch, &["--gpus", "1"], &["true"])
+    env.run(["run", "--driver-root", mismatch.root(), "--gpus", "1", "nowhere.invalid/absent:1", "true"])
         .refused(125, &["driver/library version mismatch", "570.86.10", "535.104.05", "hint:"]);
     let without = DriverTree::debian().without("libcuda").build();
     run(&env, &without, &["--gpus", "1"], &["true"])
