@@ -120,10 +120,11 @@ impl Life {
         recorded = self.save_artifacts(&exit).unwrap_or(recorded);
         self.set_tag();
         self.touch_caches();
-        for warning in clean_up(&self.run, &self.request.record, &self.request.state) {
-            self.warn(warning);
-        }
-        if let Some(leases) = self.leases.take() {
+        let problems = clean_up(&self.run, &self.request.record, &self.request.state);
+        let is_clean = problems.is_empty();
+        problems.into_iter().for_each(|warning| self.warn(warning));
+        // Where something is left the note stays, and whoever takes the GPUs next sees to it first.
+        if is_clean && let Some(leases) = self.leases.take() {
             let released = leases.release();
             self.warn_if(released.map_err(|error| format!("the note about the run's GPUs stays: {error}")));
         }
