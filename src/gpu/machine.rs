@@ -31,14 +31,14 @@ impl Machine {
         let unloaded = load_modules(roots, !pci_gpus(&roots.sys).is_empty());
         let (mut nvml, mut mismatch) = (None, None);
         let mut inventory = discover(&roots.proc, &roots.dev, &roots.sys, |driver| {
-            let (library, smi, problem) = tools(roots, driver).unwrap_or_else(|error| {
-                let words = describe(&error);
+            let tools = Tools::of(roots, driver).unwrap_or_else(|error| {
+                let problem = Some(describe(&error));
                 mismatch = Some(error);
-                (None, None, Some(words))
+                Tools { problem, ..Tools::default() }
             });
-            let mut facts = ask(library.as_deref(), smi.as_deref());
-            facts.notes.extend(problem);
-            nvml = library;
+            let mut facts = ask(tools.nvml.as_deref(), tools.smi.as_deref());
+            facts.notes.extend(tools.problem);
+            nvml = tools.nvml;
             facts
         })?;
         inventory.notes.extend(unloaded);
@@ -81,23 +81,33 @@ pub fn ask_from(binary: &Path, patience: Duration, library: Option<&Path>, smi: 
     Facts { notes, ..Facts::default() }
 }
 
-/// The driver's library and program that tell about GPUs.
-fn tools(roots: &Roots, driver: &Driver) -> Result<(Option<PathBuf>, Option<PathBuf>, Option<String>), FilesError> {
-    let found = driver_files(roots, driver, &Capabilities::of(&[Capability::Utility]))?.found;
-    let library = found.iter().find(|file| match &file.kind {
-        FileKind::Library { name, bits, .. } => name.starts_with("libnvidia-ml.so") && *bits == files::Bits::B64,
-        _ => false,
-    });
-    let smi = found.iter().find(|file| matches!(&file.kind, FileKind::Program { name } if name == "nvidia-smi"));
-    let path = |file: Option<&DriverFile>| file.map(|file| file.host.clone());
-    Ok(match path(library) {
-        // It is loaded into a process of ours.
-        Some(library) if !is_roots(&library) => {
-            let problem = format!("`{}` is not loaded: it does not belong to root alone", library.display());
-            (None, path(smi), Some(problem))
-        }
-        library => (library, path(smi), None),
-    })
+/// The driver's files that tell about GPUs.
+#[derive(Default)]
+struct Tools {
+    nvml: Option<PathBuf>,
+    smi: Option<PathBuf>,
+    /// Why one that is there is not used.
+    problem: Option<String>,
+}
+
+impl Tools {
+    fn of(roots: &Roots, driver: &Driver) -> Result<Self, FilesError> {
+        let found = driver_files(roots, driver, &Capabilities::of(&[Capability::Utility]))?.found;
+        let library = found.iter().find(|file| match &file.kind {
+            FileKind::Library { name, bits, .. } => name.starts_with("libnvidia-ml.so") && *bits == files::Bits::B64,
+            _ => false,
+        });
+        let smi = found.iter().find(|file| matches!(&file.kind, FileKind::Program { name } if name == "nvidia-smi"));
+        let path = |file: Option<&DriverFile>| file.map(|file| file.host.clone());
+        Ok(match path(library) {
+            // It is loaded into a process of ours.
+            Some(library) if !is_roots(&library) => {
+                let problem = Some(format!("`{}` is not loaded: it does not belong to root alone", library.display()));
+                Self { nvml: None, smi: path(smi), problem }
+            }
+            nvml => Self { nvml, smi: path(smi), problem: None },
+        })
+    }
 }
 
 /// Whether nobody but root, or who runs us, can have written a file.

@@ -122,7 +122,9 @@ impl Life {
         self.touch_caches();
         let problems = clean_up(&self.run, &self.request.record, &self.request.state);
         let is_clean = problems.is_empty();
-        problems.into_iter().for_each(|warning| self.warn(warning));
+        for warning in problems {
+            self.warn(warning);
+        }
         // Where something is left the note stays, and whoever takes the GPUs next sees to it first.
         if is_clean && let Some(leases) = self.leases.take() {
             let released = leases.release();
