@@ -141,7 +141,7 @@ async fn fetch(
     }
     let (there, mut absent): (Vec<_>, Vec<_>) =
         blobs.into_values().partition(|(descriptor, _)| store.has_blob(descriptor));
-    store.check_space(absent.iter().map(|(descriptor, _)| descriptor.size).sum())?;
+    store.check_space(absent.iter().map(|(descriptor, _)| descriptor.size - store.partial_bytes(descriptor)).sum())?;
     for index in there.into_iter().flat_map(|(_, waiting)| waiting) {
         let _ = arrived.send(index);
     }

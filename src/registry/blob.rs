@@ -143,7 +143,12 @@ impl Download<'_> {
     }
 
     async fn whole(&self, effort: &mut Effort) -> Result<(), RegistryError> {
-        let writer = self.store.write_blob(&self.descriptor.digest, self.descriptor.size)?;
+        let (store, digest, size) = (self.store.clone(), self.descriptor.digest.clone(), self.descriptor.size);
+        let writer = blocking(move || store.resume_blob(&digest, size)).await?;
+        effort.resumed = writer.written() > 0;
+        if effort.resumed {
+            tracing::debug!(done = writer.written(), "going on where another process left off");
+        }
         let mut slot = Slot { writer, _lock: Arc::clone(&self.lock) };
         // An empty blob needs no request; no range would fit it.
         while slot.writer.written() < self.descriptor.size {

@@ -297,7 +297,7 @@ pub enum RegistryError {
     },
     /// A blob that did not come in whole, however often it was tried.
     #[error(
-        "`{digest}` from `{host}` broke off at {done} of {total} bytes, {attempts} attempts in a row: {reason}\nhint: try again; a proxy on the way may cut long downloads short"
+        "`{digest}` from `{host}` broke off at {done} of {total} bytes, {attempts} attempts in a row: {reason}\nhint: try again, which goes on from there; a proxy on the way may cut long downloads short"
     )]
     Interrupted {
         /// The registry.

@@ -1,7 +1,7 @@
 //! Blobs: content named by its digest, written once, never changed.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,12 @@ use crate::sys::sync_dir;
 
 /// Free space that a pull leaves to others.
 const SPACE_RESERVE_BYTES: u64 = 16 << 20;
+/// Free space is looked at again after so many bytes of a blob: others write to the disk as well.
+const SPACE_STEP_BYTES: u64 = 64 << 20;
+/// What is read at a time of a blob that is resumed.
+const READ_BYTES: usize = 128 << 10;
+/// Kind of the file in `tmp/` that a download is resumed from.
+pub(super) const PARTIAL: &str = "partial";
 
 impl Store {
     /// Where the blob is or would be.
@@ -72,16 +78,55 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(|source| StoreError::Write { path: path.clone(), source })?;
-        Ok(BlobWriter {
+        Ok(self.writer(file, path, digest, size))
+    }
+
+    /// Goes on with a blob that another process left unfinished, or starts it; the caller holds the lock of `digest`.
+    ///
+    /// What was left is hashed here, so this takes a while for much of it. A power cut may have spoiled it, which shows in
+    /// the end. What is not committed stays for the next process ([`super::sweep_tmp`]), unless it was refused.
+    pub fn resume_blob(&self, digest: &Digest, size: u64) -> Result<BlobWriter, StoreError> {
+        let path = self.partial_path(digest);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path);
+        let file = opened.map_err(|source| StoreError::Write { path: path.clone(), source })?;
+        let mut writer = self.writer(file, path, digest, size);
+        writer.keeps_rest = true;
+        writer.take_rest()?;
+        self.check_space(size - writer.written).inspect_err(|_| writer.keeps_rest = false)?;
+        Ok(writer)
+    }
+
+    /// Bytes of the blob that an earlier process left, which need not be fetched.
+    #[must_use]
+    pub fn partial_bytes(&self, descriptor: &Descriptor) -> u64 {
+        let left = std::fs::symlink_metadata(self.partial_path(&descriptor.digest)).map_or(0, |left| left.len());
+        if left > descriptor.size { 0 } else { left }
+    }
+
+    fn partial_path(&self, digest: &Digest) -> PathBuf {
+        self.tmp_path(digest, PARTIAL)
+    }
+
+    fn writer(&self, file: File, path: PathBuf, digest: &Digest, size: u64) -> BlobWriter {
+        BlobWriter {
+            store: self.clone(),
             file,
             path,
-            target: self.blob_path(digest),
             hasher: Hasher::new(digest.algorithm()),
             digest: digest.clone(),
             size,
             written: 0,
+            checked: 0,
             committed: false,
-        })
+            keeps_rest: false,
+        }
     }
 
     /// Refuses what cannot fit before a byte of it is fetched.
@@ -104,14 +149,18 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
 /// A blob on its way in: hashed and counted as it is written, stopped hard at its size.
 #[derive(Debug)]
 pub struct BlobWriter {
+    store: Store,
     file: File,
     path: PathBuf,
-    target: PathBuf,
     hasher: Hasher,
     digest: Digest,
     size: u64,
     written: u64,
+    /// `written` when free space was last looked at.
+    checked: u64,
     committed: bool,
+    /// Whether what is not committed is of use to the next process.
+    keeps_rest: bool,
 }
 
 impl BlobWriter {
@@ -138,6 +187,10 @@ impl BlobWriter {
     /// # Errors
     /// [`StoreError::Size`] as soon as there is one byte too many, [`StoreError::Write`] when the disk refuses.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.take(bytes).inspect_err(|_| self.keeps_rest = false)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let written = self.written.saturating_add(bytes.len() as u64);
         if written > self.size {
             return Err(StoreError::Size {
@@ -147,25 +200,49 @@ impl BlobWriter {
                 expected: self.size,
             });
         }
+        if self.written >= self.checked + SPACE_STEP_BYTES {
+            self.store.check_space(self.size - self.written)?;
+            self.checked = self.written;
+        }
         self.file.write_all(bytes).map_err(|source| StoreError::Write { path: self.path.clone(), source })?;
         self.hasher.update(bytes);
         self.written = written;
         Ok(())
     }
 
+    /// Takes what the file holds already as written.
+    fn take_rest(&mut self) -> Result<(), StoreError> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let read = self.file.read(&mut buffer);
+            let length = read.map_err(|source| StoreError::Read { path: self.path.clone(), source })?;
+            if length == 0 {
+                self.checked = self.written;
+                return Ok(());
+            }
+            self.written += length as u64;
+            if self.written > self.size {
+                return self.restart();
+            }
+            self.hasher.update(&buffer[..length]);
+        }
+    }
+
     /// Forgets what was written, for a server that cannot resume.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        use std::io::Seek;
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
         emptied.map_err(|source| StoreError::Write { path: self.path.clone(), source })?;
         self.hasher = Hasher::new(self.digest.algorithm());
-        self.written = 0;
+        (self.written, self.checked) = (0, 0);
         Ok(())
     }
 
     /// Verifies size and digest, makes the bytes durable and gives them their name.
     pub fn commit(mut self) -> Result<(), StoreError> {
-        if self.written != self.size {
+        if self.written == self.size {
+            // What is whole and not right would only be refused again.
+            self.keeps_rest = false;
+        } else {
             return Err(StoreError::Size {
                 digest: self.digest.clone(),
                 actual: self.written,
@@ -178,17 +255,19 @@ impl BlobWriter {
         if actual != self.digest {
             return Err(StoreError::Digest { expected: self.digest.clone(), actual });
         }
-        let write = |source| StoreError::Write { path: self.target.clone(), source };
+        let target = self.store.blob_path(&self.digest);
+        let write = |source| StoreError::Write { path: target.clone(), source };
         self.file.sync_data().map_err(write)?;
-        std::fs::rename(&self.path, &self.target).map_err(write)?;
+        std::fs::rename(&self.path, &target).map_err(write)?;
         self.committed = true;
-        self.target.parent().map_or(Ok(()), sync_dir).map_err(write)
+        target.parent().map_or(Ok(()), sync_dir).map_err(write)
     }
 }
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        if !self.committed {
+        let is_of_use = self.keeps_rest && self.written > 0;
+        if !self.committed && !is_of_use {
             drop(std::fs::remove_file(&self.path));
         }
     }
@@ -207,6 +286,64 @@ mod tests {
 
     fn entries(path: &Path) -> usize {
         std::fs::read_dir(path).unwrap().count()
+    }
+
+    /// A process that ended in the middle, by whatever way.
+    #[test]
+    fn what_is_left_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = Digest::sha256(b"hello, world");
+        let json = serde_json::json!({ "mediaType": "text/plain", "digest": digest.to_string(), "size": 12 });
+        let descriptor: Descriptor = serde_json::from_value(json).unwrap();
+        let mut writer = store.resume_blob(&digest, 12).unwrap();
+        writer.write(b"hello").unwrap();
+        drop(writer);
+        assert_eq!(store.partial_bytes(&descriptor), 5);
+        // Kept while it is young, whoever sweeps.
+        let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        assert_eq!(crate::store::sweep_tmp(&store, yesterday).unwrap(), 0);
+        let mut writer = store.resume_blob(&digest, 12).unwrap();
+        assert_eq!(writer.written(), 5);
+        writer.write(b", world").unwrap();
+        writer.commit().unwrap();
+        assert_eq!(store.read_document(&digest).unwrap(), b"hello, world");
+        assert_eq!(store.partial_bytes(&descriptor), 0);
+    }
+
+    #[test]
+    fn what_is_left_and_wrong_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = Digest::sha256(b"hello");
+        let partial = store.partial_path(&digest);
+        let left = |bytes: &str| std::fs::write(&partial, bytes).unwrap();
+
+        left("HELL");
+        let mut writer = store.resume_blob(&digest, 5).unwrap();
+        writer.write(b"o").unwrap();
+        assert!(matches!(writer.commit(), Err(StoreError::Digest { .. })));
+        assert!(!partial.exists());
+
+        left("far too much");
+        let writer = store.resume_blob(&digest, 5).unwrap();
+        assert_eq!(writer.written(), 0);
+        drop(writer);
+        assert!(!partial.exists(), "nothing is no help to anybody");
+
+        let mut writer = store.resume_blob(&digest, 5).unwrap();
+        writer.write(b"hell").unwrap();
+        assert!(writer.write(b"oo").is_err());
+        drop(writer);
+        assert!(!partial.exists());
+
+        left("old");
+        let tomorrow = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+        assert_eq!(crate::store::sweep_tmp(&store, tomorrow).unwrap(), 1);
+        assert!(!partial.exists());
+
+        std::os::unix::fs::symlink("/etc/passwd", &partial).unwrap();
+        assert!(store.resume_blob(&digest, 5).is_err());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use super::blobs::PARTIAL;
 use super::layers::{remove_any, remove_tree};
 use super::{Store, StoreError};
 use crate::image::{ChainId, Digest, Document, ImageConfig};
@@ -121,12 +123,18 @@ struct Live {
 }
 
 /// Removes what killed processes left in `tmp/`: each entry whose lock nobody holds.
-pub fn sweep_tmp(store: &Store) -> Result<usize, StoreError> {
+///
+/// What there is of a download stays for the next one to go on with, if it was written to after `partials_since`.
+pub fn sweep_tmp(store: &Store, partials_since: SystemTime) -> Result<usize, StoreError> {
     let mut removed = 0;
     for entry in read_dir(&store.root().join("tmp"))? {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let Some((lock, _kind)) = name.split_once('.') else { continue };
+        let Some((lock, kind)) = name.split_once('.') else { continue };
+        let written = || entry.metadata().and_then(|metadata| metadata.modified());
+        if kind == PARTIAL && written().is_ok_and(|at| at >= partials_since) {
+            continue;
+        }
         let path = store.root().join("locks").join(lock);
         let held = Lock::try_acquire(&path, LockMode::Exclusive)
             .map_err(|source| StoreError::Lock { path: path.clone(), source })?;
@@ -206,7 +214,7 @@ mod tests {
         let mut writer = store.write_blob(&held, 1).unwrap();
         std::fs::write(store.tmp_path(&left, "blob"), "x").unwrap();
         fs::create_dir_all(store.tmp_path(&left, "layer").join("fs")).unwrap();
-        assert_eq!(sweep_tmp(&store).unwrap(), 2);
+        assert_eq!(sweep_tmp(&store, SystemTime::UNIX_EPOCH).unwrap(), 2);
         writer.write(b"h").unwrap();
         drop(writer);
         drop(lock);

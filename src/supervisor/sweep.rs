@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +20,8 @@ use crate::sys::Lock;
 use crate::words::describe;
 
 const COPY_ATTEMPTS: u32 = 200;
+/// How long a download that broke off waits for somebody to go on with it.
+const PARTIALS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const COPY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a sweep could not do. The command that swept goes on.
@@ -58,7 +60,7 @@ pub fn sweep(store: &Store, state_root: &Path, leases: &Path) -> Result<Vec<Stri
             Err(error) => told.push(describe(&error)),
         }
     }
-    if let Err(error) = sweep_tmp(store) {
+    if let Err(error) = sweep_tmp(store, SystemTime::now() - PARTIALS_KEPT) {
         told.push(describe(&error));
     }
     Ok(told)

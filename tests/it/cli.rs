@@ -274,9 +274,8 @@ fn broken_auth_files() {
 fn a_layer_that_breaks_off() {
     let Some((env, registry)) = with_registry() else { return };
     let layer = image().layers[0].digest.to_string();
-    registry.when(&layer).cut_after(100);
-    // Without ranges no attempt gets further than the one before.
-    registry.when(&layer).ignore_range();
+    // Of bytes that came some would be kept for the next attempt.
+    registry.when(&layer).cut_after(0);
     assert_pull_fails("layer_breaks_off", &env, &registry, &[], "app:1");
 }
 

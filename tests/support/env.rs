@@ -324,6 +324,11 @@ impl Running {
         assert!(written, "no `{text}` in: {}\nstderr: {}", self.stdout.text(), self.stderr.text());
     }
 
+    /// What was written to standard error so far.
+    pub(crate) fn errors(&self) -> String {
+        self.stderr.text()
+    }
+
     /// The supervisor that this command line has started.
     #[track_caller]
     pub(crate) fn supervisor(&self) -> Pid {

@@ -73,8 +73,8 @@ async fn a_layer_that_never_comes_ends_the_pull() {
     registry.when(&image.layers[0].digest.to_string()).cut_after(0);
     let (_, said) = puller.refused(&reference).await;
     let expected = format!(
-        "`{}` from `HOST` broke off at 0 of {} bytes, 5 attempts in a row: the connection broke\nhint: try again; a proxy on the way may cut long \
-         downloads short",
+        "`{}` from `HOST` broke off at 0 of {} bytes, 5 attempts in a row: the connection broke\nhint: try again, which goes on from there; \
+         a proxy on the way may cut long downloads short",
         image.layers[0].digest,
         image.layers[0].bytes.len()
     );
@@ -202,7 +202,7 @@ async fn a_host_that_does_not_exist_is_told() {
 }
 
 #[tokio::test]
-async fn a_pull_that_is_called_off_leaves_nothing() {
+async fn a_pull_that_is_called_off_leaves_what_it_has_for_the_next() {
     let registry = TestRegistry::start();
     let puller = Puller::with(|settings, _| settings.timeouts = Timeouts::default());
     let image = image_of(100_000);
@@ -222,10 +222,14 @@ async fn a_pull_that_is_called_off_leaves_nothing() {
     }
     // The writing thread ends by itself, soon.
     let start = Instant::now();
-    while puller.left() != (2, 0) && start.elapsed() < Duration::from_secs(5) {
+    while puller.left() != (2, 1) && start.elapsed() < Duration::from_secs(5) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(puller.left(), (2, 0));
+    assert_eq!(puller.left(), (2, 1), "the bytes, no lock");
+    registry.behave();
+    puller.pull(&reference).await.unwrap();
+    assert_eq!(ranges(&registry, &image.layers[0].digest), ["bytes=0-", "bytes=50000-"]);
+    assert_eq!(puller.left().1, 0);
 }
 
 #[tokio::test]
