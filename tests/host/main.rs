@@ -31,6 +31,7 @@ mod runs;
 mod s3;
 mod seed;
 mod signals;
+mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 mod workflow;

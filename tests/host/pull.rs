@@ -1,6 +1,6 @@
 //! Pulls under strain: many at once, a disk that is full.
 
-use crate::base::{base_image, empty};
+use crate::base::{base_image, empty, noise};
 use crate::support::env::{Output, TestEnv, finish, program, wait_until};
 use crate::support::image::BuiltImage;
 use crate::support::registry::TestRegistry;
@@ -89,16 +89,6 @@ fn a_broken_download_is_gone_on_with_by_the_next_command() {
         env.assert_clean();
         env.run(["rmi", &reference]).code(0);
     }
-}
-
-/// Bytes that do not shrink when they are packed.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state.to_be_bytes()[0]
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 /// Pulls with a store of `size` on a tmpfs that nobody else sees. Standard output lists what is in it afterwards.

@@ -456,6 +456,11 @@ pub(crate) fn skip(why: &str) -> bool {
     false
 }
 
+/// Whether the long form of tests that have one was asked for.
+pub(crate) fn is_thorough() -> bool {
+    std::env::var_os("DOCKLESS_TEST_THOROUGH").is_some()
+}
+
 /// Says something to whoever runs the tests.
 pub(crate) fn say(text: &str) {
     // Not `eprintln!`, which the harness hides from whoever does not ask for it.

@@ -8,3 +8,4 @@ mod http;
 pub(crate) mod image;
 pub(crate) mod registry;
 pub(crate) mod s3;
+pub(crate) mod tracer;

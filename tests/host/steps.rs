@@ -1,0 +1,189 @@
+//! `kill -9` and power cuts at each step of a command that changes the store: the next command works, nothing half-made
+//! is seen, nothing leaks, and the same command once more gets there.
+//!
+//! A step is a write, rename, link, removal or sync ([`crate::support::tracer`]). CI takes some of them; with
+//! `DOCKLESS_TEST_THOROUGH=1` it is every one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::base::{empty, noise};
+use crate::support::env::{TestEnv, finish, is_thorough, program, say, tool, wait_until};
+use crate::support::image::{BuiltImage, Entry, ImageBuilder};
+use crate::support::registry::TestRegistry;
+use crate::support::tracer::{Traced, run_until};
+
+/// Steps that are tried when not all are.
+const SOME_STEPS: usize = 20;
+
+/// A bit of everything, so that each kind of step comes up: small, because all of it is done again for each step.
+fn image() -> BuiltImage {
+    ImageBuilder::new()
+        .dir("etc")
+        .file("etc/hosts", "nobody")
+        .file("etc/noise", noise(300_000))
+        .entry(Entry::file("etc/owned", "x").owner(1000, 1001).mode(0o4755))
+        .symlink("etc/link", "hosts")
+        .hardlink("etc/hard", "etc/hosts")
+        .layer()
+        .file("etc/.wh.hosts", "")
+        .file("etc/new", "new")
+        .dir("opaque")
+        .file("opaque/.wh..wh..opq", "")
+        .build()
+}
+
+/// The steps to try of so many.
+fn chosen(steps: usize) -> impl Iterator<Item = usize> {
+    let stride = if is_thorough() { 1 } else { steps.div_ceil(SOME_STEPS) };
+    (1..=steps).step_by(stride)
+}
+
+/// One command that is stopped again and again, in a fresh store each time.
+struct Crash {
+    env: TestEnv,
+    _registry: TestRegistry,
+    reference: String,
+    stores: PathBuf,
+}
+
+impl Crash {
+    fn new(stores: impl FnOnce(&TestEnv) -> PathBuf) -> Option<Self> {
+        let env = empty()?;
+        let registry = TestRegistry::start();
+        let reference = registry.push("app:1", &image()).to_string();
+        let stores = stores(&env);
+        Some(Self { env, _registry: registry, reference, stores })
+    }
+
+    /// Has the store at `name` from now on.
+    fn switch(&self, name: &str) -> PathBuf {
+        let store = self.stores.join(name);
+        self.point_to(&store);
+        store
+    }
+
+    fn point_to(&self, store: &Path) {
+        fs::create_dir_all(store).unwrap();
+        drop(fs::remove_file(self.env.root()));
+        std::os::unix::fs::symlink(store, self.env.root()).unwrap();
+    }
+
+    fn stop(&self, arguments: &[&str], store: &Path, step: usize) -> Traced {
+        run_until(&self.env.command(arguments), store, step, &self.env.work().join("log"))
+    }
+
+    /// Whatever happened to the store: what it shows is sound, and a pull completes.
+    fn assert_recovers(&self, when: &str) {
+        say(when);
+        self.env.run(["ps", "-a"]).code(0);
+        let listed = self.env.run(["images", "--format", "json"]).json();
+        if listed.as_array().is_some_and(|images| !images.is_empty()) {
+            self.env.run(["images"]).code(0);
+        }
+        self.assert_nothing_half_made(when);
+        self.env.run(["pull", "-q", &self.reference]).code(0);
+        self.env.run(["images"]).code(0);
+        self.env.assert_clean();
+        self.env.run(["rmi", &self.reference]).code(0);
+        self.env.assert_nothing_stored();
+    }
+
+    /// What is in `tmp` is a download to go on with, and no other file than a sound one is in place.
+    fn assert_nothing_half_made(&self, when: &str) {
+        for entry in crate::support::env::entries(&self.env.root().join("tmp")) {
+            assert!(entry.extension().is_some_and(|kind| kind == "partial"), "{when}: {}", entry.display());
+        }
+        for blob in crate::support::env::entries(&self.env.root().join("blobs/sha256")) {
+            let digest = dockless::image::Digest::sha256(&fs::read(&blob).unwrap());
+            assert_eq!(blob.file_name().unwrap().to_str().unwrap(), digest.hex(), "{when}");
+        }
+        for layer in crate::support::env::entries(&self.env.root().join("layers/sha256")) {
+            assert!(layer.join("layer.json").exists() && layer.join("fs").exists(), "{when}: {}", layer.display());
+        }
+    }
+}
+
+#[test]
+fn a_pull_killed_at_any_step_is_repeated() {
+    let Some(crash) = Crash::new(|env| env.dir().join("stores")) else { return };
+    let store = crash.switch("0");
+    let whole = crash.stop(&["pull", "-q", &crash.reference], &store, usize::MAX);
+    assert_eq!(whole.code, Some(0));
+    for step in chosen(whole.steps) {
+        let store = crash.switch(&step.to_string());
+        let stopped = crash.stop(&["pull", "-q", &crash.reference], &store, step);
+        crash.assert_recovers(&format!("killed at step {} of {}", stopped.steps, whole.steps));
+        fs::remove_dir_all(store).unwrap();
+    }
+}
+
+/// A disk in a file. Nothing of it reaches the file but what the file system has written out.
+struct Disk {
+    dir: TempDir,
+}
+
+impl Disk {
+    /// ext4 at its least careful: it neither orders data before names nor guesses what a rename is meant to keep.
+    const OPTIONS: &str = "loop,data=writeback,noauto_da_alloc,commit=300";
+
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("dockless-test-disk-").tempdir().unwrap();
+        let disk = Self { dir };
+        fs::File::create(disk.file()).unwrap().set_len(48 << 20).unwrap();
+        tool("mkfs.ext4", ["-q".as_ref(), disk.file().as_os_str()]);
+        disk.mount();
+        disk
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("file")
+    }
+
+    fn mounted(&self) -> PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    fn mount(&self) {
+        fs::create_dir_all(self.mounted()).unwrap();
+        tool("mount", ["-o".as_ref(), Self::OPTIONS.as_ref(), self.file().as_os_str(), self.mounted().as_os_str()]);
+    }
+
+    /// Another disk with what this one would have after a power cut.
+    fn cut(&self) -> Self {
+        let dir = tempfile::Builder::new().prefix("dockless-test-disk-").tempdir().unwrap();
+        let disk = Self { dir };
+        tool("cp", ["--sparse=always".as_ref(), self.file().as_os_str(), disk.file().as_os_str()]);
+        disk.mount();
+        disk
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // A process that another test has just forked may still have it open.
+        wait_until(|| finish(&mut program("umount", [self.mounted()])).code == 0);
+    }
+}
+
+#[test]
+fn a_pull_cut_off_at_any_step_is_repeated() {
+    let disk = Disk::new();
+    let Some(crash) = Crash::new(|_| disk.mounted()) else { return };
+    let store = crash.switch("0");
+    let whole = crash.stop(&["pull", "-q", &crash.reference], &store, usize::MAX);
+    assert_eq!(whole.code, Some(0));
+    for step in chosen(whole.steps) {
+        let name = step.to_string();
+        let store = crash.switch(&name);
+        // The store's own directory is older than the power cut.
+        rustix::fs::syncfs(fs::File::open(&store).unwrap()).unwrap();
+        let stopped = crash.stop(&["pull", "-q", &crash.reference], &store, step);
+        let after = disk.cut();
+        crash.point_to(&after.mounted().join(&name));
+        crash.assert_recovers(&format!("cut off at step {} of {}", stopped.steps, whole.steps));
+        fs::remove_dir_all(store).unwrap();
+    }
+}
