@@ -19,7 +19,7 @@ use super::store::{ArtifactStore, Prepared, RunPlaces, make_parents, read_manife
 use super::tree::{TreeError, open_top};
 use crate::image::ByteSize;
 use crate::store::RunName;
-use crate::sys::sync_dir;
+use crate::sys::{free_bytes, sync_dir};
 
 /// From how many files on the whole file system is synced instead of each of them.
 const MAX_SYNCED_ONE_BY_ONE: u64 = 100;
@@ -193,8 +193,7 @@ impl ArtifactStore {
 
     fn available(&self) -> Result<ByteSize, ArtifactError> {
         let directory = self.directory();
-        let space = rustix::fs::statvfs(directory).map_err(ArtifactError::io("read the free space of", directory))?;
-        Ok(ByteSize(space.f_bavail.saturating_mul(space.f_frsize)))
+        free_bytes(directory).map(ByteSize).map_err(ArtifactError::io("read the free space of", directory))
     }
 
     fn no_space(&self, places: &RunPlaces, needed: ByteSize, available: ByteSize) -> ArtifactError {

@@ -1,13 +1,13 @@
 //! Blobs: content named by its digest, written once, never changed.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Store, StoreError};
 use crate::image::{ByteSize, Descriptor, Digest, Hasher, MAX_DOCUMENT_BYTES};
-use crate::sys::sync_dir;
+use crate::sys::{free_bytes, sync_dir};
 
 /// Free space that a pull leaves to others.
 const SPACE_RESERVE_BYTES: u64 = 16 << 20;
@@ -141,11 +141,6 @@ impl Store {
     }
 }
 
-fn free_bytes(path: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(path)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
-}
-
 /// A blob on its way in: hashed and counted as it is written, stopped hard at its size.
 #[derive(Debug)]
 pub struct BlobWriter {
@@ -275,6 +270,8 @@ impl Drop for BlobWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::store::Store;
 

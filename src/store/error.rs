@@ -18,6 +18,16 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// It keeps neither whiteouts nor attributes of the system, and other machines may be at it.
+    #[error(
+        "the store `{path}` would be on {kind}, a network file system, which cannot hold unpacked layers\nhint: name a directory on a local disk or in memory with `--root DIR`"
+    )]
+    Network {
+        /// The store's root.
+        path: PathBuf,
+        /// What it is on.
+        kind: &'static str,
+    },
     /// The layout is one that this version does not know.
     #[error(
         "the store at `{path}` has layout version `{found}`, expected `{expected}`\nhint: use the dockless that wrote it, or name another place with `--root DIR`"

@@ -52,7 +52,7 @@ pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
 pub use usage::Used;
 
 use crate::image::Digest;
-use crate::sys::{Lock, LockMode};
+use crate::sys::{Lock, LockMode, network_file_system};
 
 /// A handle on the store; cheap to clone, holds nothing open.
 #[derive(Debug, Clone)]
@@ -64,9 +64,14 @@ impl Store {
     /// Opens the store at `root`, making what is missing of it.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when it cannot be made, [`StoreError::Version`] when a newer layout stands there.
+    /// [`StoreError::Open`] when it cannot be made, [`StoreError::Network`] where other machines could be at it, and
+    /// [`StoreError::Version`] when a newer layout stands there.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let open = |path: &Path, source| StoreError::Open { path: path.to_owned(), source };
+        let there = root.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("."));
+        if let Some(kind) = network_file_system(there).map_err(|source| open(root, source))? {
+            return Err(StoreError::Network { path: root.to_owned(), kind });
+        }
         for name in [
             "",
             "blobs",

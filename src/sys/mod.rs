@@ -8,6 +8,7 @@ pub mod mount;
 mod net;
 mod nvml;
 mod process;
+mod space;
 mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
@@ -16,4 +17,5 @@ pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
 pub use process::{exit_now, join_new_keyring, pidfd, reader_is_gone, reset_signals, send_signal, write_raw};
+pub use space::{free_bytes, network_file_system};
 pub use tree::{disk_usage, remove_tree};
