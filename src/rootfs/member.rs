@@ -56,8 +56,7 @@ impl Members {
         Ok(Self { archive: Archive::new(BufReader::with_capacity(HEADER_BYTES, file)), length })
     }
 
-    /// The next member; `None` behind the last one.
-    pub fn next(&mut self) -> Result<Option<Member>, TarError> {
+    fn member(&mut self) -> Result<Option<Member>, TarError> {
         let Some(entry) = self.archive.next()? else { return Ok(None) };
         let offset = self.archive.offset();
         self.archive.seek_behind_content(self.length)?;
@@ -68,6 +67,14 @@ impl Members {
             _ => MemberKind::Other,
         };
         Ok(Some(Member { name: entry.path, kind }))
+    }
+}
+
+impl Iterator for Members {
+    type Item = Result<Member, TarError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.member().transpose()
     }
 }
 
@@ -146,12 +153,12 @@ mod tests {
     }
 
     fn names(file: &File) -> Result<Vec<(String, u64, u64)>, TarError> {
-        let (mut members, mut found) = (Members::of(file)?, Vec::new());
-        while let Some(member) = members.next()? {
-            let MemberKind::File { offset, size } = member.kind else { panic!("no file") };
-            found.push((String::from_utf8(member.name).unwrap(), offset, size));
-        }
-        Ok(found)
+        let name = |member: Result<Member, TarError>| {
+            let Member { name, kind } = member?;
+            let MemberKind::File { offset, size } = kind else { panic!("no file") };
+            Ok((String::from_utf8(name).unwrap(), offset, size))
+        };
+        Members::of(file)?.map(name).collect()
     }
 
     #[test]

@@ -222,7 +222,9 @@ pub enum TransportError {
         offered: String,
     },
     /// Part of an image is not in the store.
-    #[error("image `{image}` is incomplete, blob `{digest}` is not in the store\nhint: `dockless pull` fetches it again")]
+    #[error(
+        "image `{image}` is incomplete, blob `{digest}` is not in the store\nhint: `dockless pull` fetches it again"
+    )]
     Incomplete {
         /// The image.
         image: String,

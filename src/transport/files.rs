@@ -114,7 +114,11 @@ impl Files {
             return Self::spool(store, file, what);
         }
         let plain = inflate(&file, &what)?.suffix().is_empty();
-        if plain { Self::index(file, what) } else { (&file).rewind().map_err(open).and_then(|()| Self::spool(store, file, what)) }
+        if plain {
+            Self::index(file, what)
+        } else {
+            (&file).rewind().map_err(open).and_then(|()| Self::spool(store, file, what))
+        }
     }
 
     /// A stream, compressed or not.
@@ -127,7 +131,8 @@ impl Files {
                 store.check_space(SPACE_STEP_BYTES)?;
                 checked = Some(written);
             }
-            let read = stream.read(&mut buffer).map_err(|source| TransportError::Read { what: what.clone(), source })?;
+            let read =
+                stream.read(&mut buffer).map_err(|source| TransportError::Read { what: what.clone(), source })?;
             if read == 0 {
                 break;
             }
@@ -140,7 +145,8 @@ impl Files {
 
     fn index(file: File, what: String) -> Result<Self, TransportError> {
         let mut start = [0; 512];
-        let length = file.read_at(&mut start, 0).map_err(|source| TransportError::Read { what: what.clone(), source })?;
+        let length =
+            file.read_at(&mut start, 0).map_err(|source| TransportError::Read { what: what.clone(), source })?;
         let tar = |source| match source {
             // What fails at its very beginning never was an archive.
             TarError::Malformed { offset: 0..=512, .. } => no_archive(&what, &start[..length]),
@@ -150,10 +156,10 @@ impl Files {
         if length == 0 {
             return Err(no_archive(&what, &[]));
         }
-        let (mut found, mut members, mut count) = (Members::of(&file).map_err(tar)?, HashMap::new(), 0);
-        while let Some(member) = found.next().map_err(tar)? {
-            count += 1;
-            if count > MAX_MEMBERS {
+        let mut members = HashMap::new();
+        for (count, member) in Members::of(&file).map_err(tar)?.enumerate() {
+            let member = member.map_err(tar)?;
+            if count >= MAX_MEMBERS {
                 let limit = format!("{MAX_MEMBERS} members");
                 return Err(TransportError::TooLarge { what, name: "the archive".to_owned(), limit });
             }
@@ -179,7 +185,8 @@ impl Files {
         match &self.place {
             Place::Dir(dir) => {
                 let found = open_beneath(dir, name);
-                let found = found.map_err(|source| TransportError::Read { what: format!("{}/{name}", self.what), source });
+                let found =
+                    found.map_err(|source| TransportError::Read { what: format!("{}/{name}", self.what), source });
                 Ok(found?.map(|(file, left)| Content { file: Arc::new(file), offset: 0, left }))
             }
             Place::Archive { file, members } => {
