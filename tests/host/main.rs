@@ -33,5 +33,6 @@ mod seed;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod transport;
 mod workflow;
 mod workflow_keys;
