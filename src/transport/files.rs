@@ -23,7 +23,7 @@ use crate::words::printable;
 
 /// Most members of an archive: an image has a few for each layer.
 const MAX_MEMBERS: usize = 100_000;
-/// Longest name that is remembered; no document of ours asks for a longer one.
+/// Longest name, and target of a link, that is remembered; no document of ours asks for a longer one.
 const MAX_NAME_BYTES: usize = 512;
 /// Links that are followed from one to the next.
 const MAX_LINKS: usize = 8;
@@ -163,8 +163,14 @@ impl Files {
                 let limit = format!("{MAX_MEMBERS} members");
                 return Err(TransportError::TooLarge { what, name: "the archive".to_owned(), limit });
             }
+            let kind = match member.kind {
+                MemberKind::Symlink(target) | MemberKind::Hardlink(target) if target.len() > MAX_NAME_BYTES => {
+                    MemberKind::Other
+                }
+                kind => kind,
+            };
             if let Some(name) = clean(&member.name) {
-                members.insert(name, member.kind);
+                members.insert(name, kind);
             }
         }
         Ok(Self { what, place: Place::Archive { file: Arc::new(file), members } })

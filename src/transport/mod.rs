@@ -83,15 +83,14 @@ pub fn load(store: &Store, input: Input, observer: &dyn Observer) -> Result<Vec<
     let mut loaded = Vec::new();
     for image in found {
         let descriptor = taker.take(&image.root)?;
-        let names = if image.names.is_empty() {
-            let tag = if alone { "latest" } else { descriptor.digest.short() };
-            vec![files.made_name(&repository, tag)?]
-        } else {
-            image.names
-        };
         // A name with a digest that is not the image's would be a lie.
-        let names = names.into_iter().filter(|name| name.digest().is_none_or(|digest| *digest == descriptor.digest));
-        loaded.extend(names.map(|reference| Loaded { reference, descriptor: descriptor.clone() }));
+        let is_honest = |name: &Reference| name.digest().is_none_or(|digest| *digest == descriptor.digest);
+        let mut names: Vec<Reference> = image.names.into_iter().filter(is_honest).collect();
+        if names.is_empty() {
+            let tag = if alone { "latest" } else { descriptor.digest.short() };
+            names.push(files.made_name(&repository, tag)?);
+        }
+        loaded.extend(names.into_iter().map(|reference| Loaded { reference, descriptor: descriptor.clone() }));
     }
     for Loaded { reference, descriptor } in &loaded {
         store.tag(reference, descriptor)?;

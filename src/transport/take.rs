@@ -74,8 +74,12 @@ impl Taker<'_> {
             }
         }
         match first_missing {
-            Some(digest) if taken == 0 => Err(self.missing(&digest)),
-            _ => Ok(()),
+            _ if taken > 0 => Ok(()),
+            Some(digest) => Err(self.missing(&digest)),
+            None => {
+                let (wanted, there) = ("an image in one of its indexes".to_owned(), "no image at all".to_owned());
+                Err(TransportError::NoImage { what: self.files.what(), wanted, there })
+            }
         }
     }
 

@@ -308,6 +308,20 @@ fn lying_archives_are_refused() {
 }
 
 #[test]
+fn a_name_cannot_lie_about_its_digest() {
+    let Some(env) = empty() else { return };
+    let (image, other) = (small(), Digest::sha256(b"other"));
+    let layout = env.work().join("lie");
+    image.write_layout(&layout, &format!("docker.io/library/a@{other}"));
+    assert_eq!(env.run(["load", "-q", "-i", "lie"]).text(), "Loaded image: localhost/lie:latest");
+    env.run(["pull", "-q", "oci:lie"]).code(0);
+    assert_eq!(names(&env), ["localhost/lie:latest"]);
+    let honest = env.work().join("honest");
+    image.write_layout(&honest, &format!("docker.io/library/a@{}", image.digest()));
+    assert_eq!(env.run(["load", "-q", "-i", "honest"]).text(), format!("Loaded image: a@{}", image.digest()));
+}
+
+#[test]
 fn layouts_do_not_lead_out_of_their_directory() {
     let Some(env) = empty() else { return };
     let image = small();
