@@ -279,7 +279,8 @@ mod tests {
 
         #[test]
         fn every_file_gives_a_repository(name in "\\PC{0,300}") {
-            prop_assert!(format!("{}:1", local_repository(Path::new(&name))).parse::<Reference>().is_ok());
+            let reference = format!("{}:1", local_repository(Path::new(&name))).parse::<Reference>();
+            prop_assert!(reference.is_ok(), "{reference:?}");
         }
     }
 }
