@@ -1,6 +1,7 @@
 //! `load`: images out of archives and layouts.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::args::LoadArgs;
@@ -12,8 +13,8 @@ use crate::transport::Input;
 
 pub(super) fn load(context: &Context, args: &LoadArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let input = match &args.input {
-        Some(path) => Input::Path(path.clone()),
+    let input = match args.input.as_deref().filter(|path| *path != Path::new("-")) {
+        Some(path) => Input::Path(path.to_owned()),
         None if io::stdin().is_terminal() => {
             let hint = "hint: name a file with `--input FILE`, or write `dockless load <FILE`";
             return Err(CliError::Usage(format!("standard input is a terminal, expected an archive\n{hint}")));

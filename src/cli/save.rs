@@ -1,6 +1,7 @@
 //! `save`: images into archives and layouts.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
 use super::args::{SaveArgs, SaveAs};
 use super::context::Context;
@@ -17,7 +18,8 @@ pub(super) fn save(context: &Context, args: &SaveArgs) -> Result<u8, CliError> {
     };
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
     let stdout = io::stdout();
-    if args.output.is_none() {
+    let output = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    if output.is_none() {
         let hint = "hint: name a place with `--output PATH`";
         if format == SaveFormat::OciDir {
             return Err(CliError::Usage(format!("`--format oci-dir` makes a directory\n{hint}")));
@@ -31,7 +33,7 @@ pub(super) fn save(context: &Context, args: &SaveArgs) -> Result<u8, CliError> {
     let _kept = store.shared()?;
     let found: Result<Vec<StoredImage>, StoreError> = args.images.iter().map(|name| store.find(name)).collect();
     let mut stream = stdout.lock();
-    let destination = match &args.output {
+    let destination = match output {
         Some(path) => Destination::Path(path),
         None => Destination::Stream(&mut stream),
     };

@@ -3,10 +3,10 @@
 use super::args::TagArgs;
 use super::context::Context;
 use super::exit::CliError;
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, image_name};
 
 pub(super) fn tag(context: &Context, args: &TagArgs) -> Result<u8, CliError> {
-    let target: Reference = args.target.parse()?;
+    let target = image_name(&args.target)?;
     if target.digest().is_some() {
         let hint = "hint: leave `@…` away; an image has its digest already";
         return Err(CliError::Usage(format!("`{target}` has a digest, which is no name to be given\n{hint}")));

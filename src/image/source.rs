@@ -23,7 +23,8 @@ const MAX_BASE_BYTES: usize = 100;
 /// What files of images are called, longest endings first.
 const ENDINGS: [&str; 6] = [".tar.zst", ".tar.gz", ".tgz", ".tzst", ".tar", ".oci"];
 /// Transports of other tools, with what leads from them to one of ours.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 5] = [
+    ("oci-dir", "`oci:DIR` is what it is called here"),
     ("dir", "`skopeo copy dir:PATH oci:DIR` makes a layout of it"),
     ("containers-storage", "`podman save --format oci-archive -o FILE IMAGE` makes a file of it"),
     ("docker-daemon", "`docker save -o FILE IMAGE` makes a file of it"),
@@ -92,6 +93,16 @@ pub enum SourceError {
     /// A transport that only others have.
     #[error("`{0}` has the transport `{1}`, expected `oci`, `oci-archive`, `docker-archive` or `docker`\nhint: {2}")]
     Transport(String, String, &'static str),
+    /// A path where its form must be said.
+    #[error(
+        "`{0}` is a path, and does not say what is there\nhint: `docker-archive:{0}`, `oci-archive:{0}` or `oci:{0}`"
+    )]
+    Path(String),
+    /// A place where a name is wanted.
+    #[error(
+        "`{0}` is a place, expected the name of an image\nhint: `dockless pull {0}` takes the image into the store and names it"
+    )]
+    Place(String),
 }
 
 impl Form {
@@ -123,16 +134,32 @@ impl FromStr for Source {
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(name.parse()?));
         }
+        if text.starts_with(['.', '/']) {
+            return Err(SourceError::Path(text.to_owned()));
+        }
         let Some((transport, rest)) = text.split_once(':') else { return Ok(Self::Registry(text.parse()?)) };
         if let Some(form) = Form::ALL.into_iter().find(|form| form.name() == transport) {
             return Ok(Self::Local(LocalSource::parse(form, text, rest)?));
         }
-        // `dir:1` may be an image of that name; a path is none.
-        let foreign = FOREIGN.iter().find(|(name, _)| *name == transport && rest.contains('/'));
+        // `dir:1` may be an image of that name; a path is none, and `oci-dir` is what `save` calls a layout.
+        let is_path = rest.contains('/') || transport == "oci-dir";
+        let foreign = FOREIGN.iter().find(|(name, _)| is_path && *name == transport);
         match foreign {
             Some((name, hint)) => Err(SourceError::Transport(text.to_owned(), (*name).to_owned(), hint)),
             None => Ok(Self::Registry(text.parse()?)),
         }
+    }
+}
+
+/// A name where only a name will do: what would be a place elsewhere is refused, as `oci-archive:app.tar` could be the
+/// name of an image too.
+///
+/// # Errors
+/// [`SourceError::Place`], and what is wrong with a name.
+pub fn image_name(text: &str) -> Result<Reference, SourceError> {
+    match text.parse() {
+        Ok(Source::Local(_)) => Err(SourceError::Place(text.to_owned())),
+        _ => Ok(text.parse()?),
     }
 }
 
@@ -249,10 +276,26 @@ mod tests {
             ("oci:/a:", "bad image name ``"),
             ("oci:/a:@x", "bad image name `@x`"),
             ("dir:/a", "transport `dir`"),
+            ("oci-dir:a", "hint: `oci:DIR`"),
+            ("./a.tar", "hint: `docker-archive:./a.tar`"),
             ("docker://", "empty"),
             ("https://ghcr.io/a", "leave `https://` away"),
         ] {
             assert!(shown(text).contains(words), "{text}: {}", shown(text));
+        }
+    }
+
+    #[test]
+    fn a_place_is_no_name() {
+        assert_eq!(image_name("a/b:1").unwrap().to_string(), "docker.io/a/b:1");
+        for (text, words) in [
+            ("oci-archive:a.tar", "hint: `dockless pull oci-archive:a.tar`"),
+            ("oci:/a:1", "expected the name of an image"),
+            ("docker://a", "leave `docker://` away"),
+            ("oci:", "bad"),
+        ] {
+            let told = image_name(text).unwrap_err().to_string();
+            assert!(told.contains(words), "{text}: {told}");
         }
     }
 

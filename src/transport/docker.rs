@@ -13,7 +13,7 @@ use serde_json::json;
 use super::files::{Content, Files};
 use super::take::Taker;
 use super::{Found, MAX_IMAGES, Root, TransportError};
-use crate::image::{Algorithm, Descriptor, Digest, Hasher, ImageConfig, MediaType, Reference};
+use crate::image::{Algorithm, Descriptor, Digest, Hasher, ImageConfig, MAX_DOCUMENT_BYTES, MediaType, Reference};
 use crate::rootfs::{Inflate, MAX_LAYER_BYTES};
 use crate::words::printable;
 
@@ -71,11 +71,15 @@ impl Taker<'_> {
             described.push(json!(descriptor));
             taken.insert((name, diff_id), descriptor);
         }
-        self.store.put_document(&digest, &bytes)?;
-        let config = descriptor("application/vnd.oci.image.config.v1+json".to_owned(), digest, bytes.len() as u64);
+        let config =
+            descriptor("application/vnd.oci.image.config.v1+json".to_owned(), digest.clone(), bytes.len() as u64);
         let media_type = MediaType::OCI_MANIFEST;
         let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": described });
         let manifest = manifest.to_string().into_bytes();
+        if manifest.len() as u64 > MAX_DOCUMENT_BYTES {
+            return Err(TransportError::too_large(&self.files.what(), "the list of layers", MAX_DOCUMENT_BYTES));
+        }
+        self.store.put_document(&digest, &bytes)?;
         let digest = Digest::sha256(&manifest);
         self.store.put_document(&digest, &manifest)?;
         Ok(descriptor(media_type.to_owned(), digest, manifest.len() as u64))
@@ -109,7 +113,11 @@ impl Taker<'_> {
             inflated.update(&buffer[..length]);
             total += length as u64;
             if total > MAX_LAYER_BYTES {
-                return Err(TransportError::too_large(&self.files.what(), &printable(name), MAX_LAYER_BYTES));
+                return Err(TransportError::too_large(
+                    &self.files.what(),
+                    &format!("`{}`", printable(name)),
+                    MAX_LAYER_BYTES,
+                ));
             }
         }
         drop(layer);

@@ -1,9 +1,9 @@
 //! What can go wrong with images in directories and archives. `what` is the place as the user named it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::image::{ByteSize, ConfigError, Digest, DocumentError, Platform};
+use crate::image::{ByteSize, ConfigError, Digest, DocumentError, Platform, Source};
 use crate::rootfs::{StreamError, TarError};
 use crate::store::StoreError;
 
@@ -11,7 +11,7 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// It cannot be opened.
-    #[error("cannot open `{path}`")]
+    #[error("cannot open `{}`{}", path.display(), open_hint(path, source))]
     Open {
         /// The file or directory.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum TransportError {
         source: TarError,
     },
     /// The compression around the archive, or of a layer, is damaged.
-    #[error("cannot uncompress `{what}`")]
+    #[error("cannot uncompress `{what}`{}", unpack_hint(source))]
     Stream {
         /// The place.
         what: String,
@@ -140,11 +140,11 @@ pub enum TransportError {
         name: String,
     },
     /// One of our bounds.
-    #[error("{name} in `{what}` is too large, at most {limit} are allowed")]
+    #[error("`{what}`: {name} is too large, at most {limit} are allowed")]
     TooLarge {
         /// The place.
         what: String,
-        /// What is bounded.
+        /// What is bounded, in words.
         name: String,
         /// The bound, with its unit.
         limit: String,
@@ -259,6 +259,24 @@ pub enum TransportError {
 
 const DAMAGED: &str = "; nothing of it was kept\nhint: it is damaged; write or copy it again";
 
+/// For what is a place with its transport where a path alone is wanted, and for paths with a colon.
+fn open_hint(path: &Path, source: &io::Error) -> String {
+    let text = path.to_string_lossy();
+    match text.parse() {
+        Ok(Source::Local(_)) if source.kind() == io::ErrorKind::NotFound => {
+            format!("\nhint: `--input` takes a path alone; `dockless pull {text}` takes one image")
+        }
+        _ => String::new(),
+    }
+}
+
+const fn unpack_hint(source: &StreamError) -> &'static str {
+    match source {
+        StreamError::Unsupported { .. } => "\nhint: uncompress it and hand it on: `xz -dc FILE | dockless load`",
+        _ => "",
+    }
+}
+
 fn cut_off_hint(source: &TarError) -> &'static str {
     match source {
         TarError::Truncated { .. } => "\nhint: it was cut off; write or copy it again",
@@ -270,6 +288,6 @@ impl TransportError {
     /// A bound in bytes that something named exceeds.
     pub(super) fn too_large(what: &str, name: &str, limit_bytes: u64) -> Self {
         let limit = ByteSize(limit_bytes).to_string();
-        Self::TooLarge { what: what.to_owned(), name: format!("`{name}`"), limit }
+        Self::TooLarge { what: what.to_owned(), name: name.to_owned(), limit }
     }
 }

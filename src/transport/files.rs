@@ -27,6 +27,8 @@ const MAX_MEMBERS: usize = 100_000;
 const MAX_NAME_BYTES: usize = 512;
 /// Links that are followed from one to the next.
 const MAX_LINKS: usize = 8;
+/// Most uncompressed bytes of an archive that has to be uncompressed first.
+const MAX_ARCHIVE_BYTES: u64 = 4 << 40;
 /// Bytes between two looks at the free space.
 const SPACE_STEP_BYTES: u64 = 64 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
@@ -139,6 +141,9 @@ impl Files {
             let write = |source| TransportError::Write { what: "the store".to_owned(), source };
             file.write_all(&buffer[..read]).map_err(write)?;
             written += read as u64;
+            if written > MAX_ARCHIVE_BYTES {
+                return Err(TransportError::too_large(&what, "the archive", MAX_ARCHIVE_BYTES));
+            }
         }
         Self::index(file, what)
     }
@@ -211,7 +216,7 @@ impl Files {
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, TransportError> {
         let mut content = self.get(name)?;
         if content.size() > MAX_DOCUMENT_BYTES {
-            return Err(TransportError::too_large(&self.what, &printable(name), MAX_DOCUMENT_BYTES));
+            return Err(TransportError::too_large(&self.what, &format!("`{}`", printable(name)), MAX_DOCUMENT_BYTES));
         }
         let mut bytes = Vec::new();
         content.read_to_end(&mut bytes).map_err(|source| TransportError::Read { what: self.what(), source })?;

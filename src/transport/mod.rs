@@ -78,7 +78,10 @@ pub fn load(store: &Store, input: Input, observer: &dyn Observer) -> Result<Vec<
         Input::Stream(name, stream) => (Files::spool(store, stream, name.to_owned())?, "localhost/image".to_owned()),
     };
     let found = find(&files, &repository)?;
-    let taker = Taker { store, files: &files, platform: None, observer };
+    if found.is_empty() {
+        return Err(none(&files, "an image".to_owned(), &found));
+    }
+    let taker = Taker::new(store, &files, None, observer);
     let alone = found.len() == 1;
     let mut loaded = Vec::new();
     for image in found {
@@ -114,7 +117,7 @@ pub fn bring(
         Form::DockerArchive => docker::find(&files)?,
     };
     let image = select(&files, &found, &source.which)?;
-    let descriptor = Taker { store, files: &files, platform: Some(platform), observer }.take(&image.root)?;
+    let descriptor = Taker::new(store, &files, Some(platform), observer).take(&image.root)?;
     let reference = match chosen_name(image, &source.which, &descriptor.digest) {
         Some(name) => name,
         None => files.made_name(&repository, "latest")?,
@@ -140,7 +143,7 @@ fn find(files: &Files, repository: &str) -> Result<Vec<Found>, TransportError> {
 }
 
 fn select<'f>(files: &Files, found: &'f [Found], which: &Which) -> Result<&'f Found, TransportError> {
-    let none = |wanted: String| TransportError::NoImage { what: files.what(), wanted, there: listed(found) };
+    let none = |wanted: String| none(files, wanted, found);
     match which {
         Which::Only => match found {
             [only] => Ok(only),
@@ -156,6 +159,10 @@ fn select<'f>(files: &Files, found: &'f [Found], which: &Which) -> Result<&'f Fo
             image.ok_or_else(|| none(format!("`{name}`")))
         }
     }
+}
+
+fn none(files: &Files, wanted: String, found: &[Found]) -> TransportError {
+    TransportError::NoImage { what: files.what(), wanted, there: listed(found) }
 }
 
 /// The name that was asked for, else the first one.

@@ -157,7 +157,11 @@ fn uncompressed(
             hasher.update(&buffer[..length]);
             size += length as u64;
             if size > MAX_LAYER_BYTES {
-                return Err(TransportError::too_large(&shown(image), &layer.digest.to_string(), MAX_LAYER_BYTES));
+                return Err(TransportError::too_large(
+                    &shown(image),
+                    &format!("layer `{}`", layer.digest),
+                    MAX_LAYER_BYTES,
+                ));
             }
         }
         if hasher.finish() != *diff_id {

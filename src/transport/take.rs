@@ -1,5 +1,7 @@
 //! Contents of an archive or directory into the store: verified while they are copied, what is there already left alone.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::Read;
 
 use super::files::Files;
@@ -20,11 +22,23 @@ pub(super) struct Taker<'a> {
     pub store: &'a Store,
     pub files: &'a Files,
     /// What the image is for; `None` takes every image that is there as a whole.
-    pub platform: Option<&'a Platform>,
-    pub observer: &'a dyn Observer,
+    platform: Option<&'a Platform>,
+    observer: &'a dyn Observer,
+    /// What came of the entries of indexes. An entry may stand in an index, and that index in another, any number of
+    /// times, so each is looked at once.
+    known: RefCell<HashMap<Digest, Part>>,
 }
 
-impl Taker<'_> {
+impl<'a> Taker<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        files: &'a Files,
+        platform: Option<&'a Platform>,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        Self { store, files, platform, observer, known: RefCell::default() }
+    }
+
     /// Takes an image: layers and configurations first, then manifests, then indexes.
     pub(super) fn take(&self, root: &Root) -> Result<Descriptor, TransportError> {
         match root {
@@ -64,11 +78,8 @@ impl Taker<'_> {
         // Archives often hold some images of an index only; what is no image (an attestation) is left out.
         let (mut taken, mut first_missing) = (0, None);
         for child in index.manifests.iter().filter(|d| d.media_type.is_manifest() || d.media_type.is_index()) {
-            match self.missing_of(child, depth)? {
-                Part::Whole => {
-                    self.take_document(child, true, depth)?;
-                    taken += 1;
-                }
+            match self.take_if_whole(child, depth)? {
+                Part::Whole => taken += 1,
                 Part::Lacks(digest) => first_missing = first_missing.or(Some(digest)),
                 Part::NoImage => {}
             }
@@ -83,17 +94,27 @@ impl Taker<'_> {
         }
     }
 
-    /// Whether all of an image is here or in the store.
-    fn missing_of(&self, child: &Descriptor, depth: usize) -> Result<Part, TransportError> {
+    fn take_if_whole(&self, child: &Descriptor, depth: usize) -> Result<Part, TransportError> {
+        if let Some(part) = self.known.borrow().get(&child.digest) {
+            return Ok(part.clone());
+        }
+        let part = self.missing_of(child)?;
+        if matches!(part, Part::Whole) {
+            self.take_document(child, true, depth)?;
+        }
+        self.known.borrow_mut().insert(child.digest.clone(), part.clone());
+        Ok(part)
+    }
+
+    /// Whether all of an image is here or in the store; of an index, whether it is itself.
+    fn missing_of(&self, child: &Descriptor) -> Result<Part, TransportError> {
         if !self.has(child)? {
             return Ok(Part::Lacks(child.digest.clone()));
         }
         let manifest = match self.document(child) {
             Ok((_, Document::Manifest(manifest))) => manifest,
-            Ok((_, Document::Index(_))) if depth < MAX_INDEX_DEPTH => return Ok(Part::Whole),
-            Ok((_, Document::Index(_))) | Err(TransportError::Document { source: DocumentError::Kind { .. }, .. }) => {
-                return Ok(Part::NoImage);
-            }
+            Ok((_, Document::Index(_))) => return Ok(Part::Whole),
+            Err(TransportError::Document { source: DocumentError::Kind { .. }, .. }) => return Ok(Part::NoImage),
             Err(error) => return Err(error),
         };
         for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
@@ -164,7 +185,7 @@ impl Taker<'_> {
     fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, TransportError> {
         let name = blob_name(&descriptor.digest);
         if descriptor.size > MAX_DOCUMENT_BYTES {
-            return Err(TransportError::too_large(&self.files.what(), &name, MAX_DOCUMENT_BYTES));
+            return Err(TransportError::too_large(&self.files.what(), &format!("`{name}`"), MAX_DOCUMENT_BYTES));
         }
         if self.store.has_blob(descriptor)
             && let Ok(bytes) = self.store.read_document(&descriptor.digest)
@@ -227,6 +248,7 @@ impl Taker<'_> {
 }
 
 /// How much of an index's entry is here.
+#[derive(Clone)]
 enum Part {
     Whole,
     Lacks(Digest),

@@ -37,7 +37,7 @@ pub fn save(
     match destination {
         Destination::Path(path) if format == SaveFormat::OciDir => write_dir(store, &plan, path),
         Destination::Path(path) => write_file(store, &plan, path),
-        Destination::Stream(stream) => write_archive(store, &plan, stream, "the stream"),
+        Destination::Stream(stream) => write_archive(store, &plan, stream, "standard output"),
     }
 }
 

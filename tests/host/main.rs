@@ -34,5 +34,6 @@ mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 mod transport;
+mod transport_hostile;
 mod workflow;
 mod workflow_keys;

@@ -13,13 +13,13 @@ use crate::support::env::{TestEnv, entries, find_program, finish, finish_with, h
 use crate::support::image::{BuiltImage, BuiltIndex, BuiltLayer, Entry, ImageBuilder, Packing, descriptor, pack};
 
 /// A tar archive of these entries.
-fn archive(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+pub(crate) fn archive(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     let builder = ImageBuilder::new().packing(Packing::Plain);
     entries.into_iter().fold(builder, ImageBuilder::entry).build().layers.remove(0).bytes
 }
 
 /// The tar of a layer.
-fn plain(layer: &BuiltLayer) -> Vec<u8> {
+pub(crate) fn plain(layer: &BuiltLayer) -> Vec<u8> {
     let mut tar = Vec::new();
     match layer.bytes.get(..2) {
         Some([0x1f, 0x8b]) => flate2::read::MultiGzDecoder::new(layer.bytes.as_slice()).read_to_end(&mut tar).unwrap(),
@@ -28,13 +28,13 @@ fn plain(layer: &BuiltLayer) -> Vec<u8> {
     tar
 }
 
-fn config_digest(image: &BuiltImage) -> Digest {
+pub(crate) fn config_digest(image: &BuiltImage) -> Digest {
     Digest::sha256(&image.config)
 }
 
 /// What docker 24 writes: a directory for each layer; a layer that is there already is a link to it. What is hostile in
 /// it comes first and last.
-fn docker_24(image: &BuiltImage, name: &str) -> Vec<Entry> {
+pub(crate) fn docker_24(image: &BuiltImage, name: &str) -> Vec<Entry> {
     let mut entries = vec![Entry::file("x", "no").raw_path("../../etc/x"), Entry::file("x", "no").raw_path("/etc/x")];
     let (mut names, mut seen): (Vec<String>, Vec<(Digest, String)>) = (Vec::new(), Vec::new());
     for (place, layer) in image.layers.iter().enumerate() {
@@ -57,7 +57,7 @@ fn docker_24(image: &BuiltImage, name: &str) -> Vec<Entry> {
 }
 
 /// What docker 25 and later write: an OCI layout with docker's list beside it.
-fn docker_25(image: &BuiltImage, name: &str) -> Vec<Entry> {
+pub(crate) fn docker_25(image: &BuiltImage, name: &str) -> Vec<Entry> {
     let blob = |bytes: &[u8]| format!("blobs/sha256/{}", Digest::sha256(bytes).hex());
     let mut entries = vec![Entry::dir("blobs"), Entry::dir("blobs/sha256")];
     entries.extend(image.blobs().into_values().map(|bytes| Entry::file(blob(bytes), bytes)));
@@ -77,11 +77,11 @@ fn docker_25(image: &BuiltImage, name: &str) -> Vec<Entry> {
 }
 
 /// A small image without programs, for tests that do not run it.
-fn small() -> BuiltImage {
+pub(crate) fn small() -> BuiltImage {
     ImageBuilder::new().packing(Packing::Plain).file("hello", "hello").layer().file("more", "more").build()
 }
 
-fn names(env: &TestEnv) -> Vec<String> {
+pub(crate) fn names(env: &TestEnv) -> Vec<String> {
     let list = env.run(["images", "--format", "json"]).json();
     let mut names: Vec<String> =
         list.as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect();
@@ -90,7 +90,7 @@ fn names(env: &TestEnv) -> Vec<String> {
 }
 
 /// The digests of manifest and configuration of an image in the store.
-fn digests(env: &TestEnv, name: &str) -> (String, String) {
+pub(crate) fn digests(env: &TestEnv, name: &str) -> (String, String) {
     let image = env.run(["inspect", name]).json().remove_first();
     let digest = |value: &Value| value.as_str().unwrap().to_owned();
     (digest(&image["manifest_digest"]), digest(&image["manifest"]["config"]["digest"]))
@@ -159,18 +159,47 @@ fn what_is_saved_is_read_by_skopeo_with_the_same_digests() {
     env.assert_clean();
 }
 
-#[test]
-fn podman_loads_what_is_saved() {
-    let Some(env) = empty() else { return };
-    if !have(&["podman"]) {
-        return;
+/// The image IDs that another engine of the containers family gives what we save, read by `load` in both forms.
+fn ids(env: &TestEnv, engine: &str, load: &[&str], line: &str) -> Vec<String> {
+    let storage = env.dir().join(engine);
+    let ask = |words: &[&str]| {
+        let mut command = program(engine, ["--storage-driver", "vfs", "--root"]);
+        command.arg(storage.join("root")).arg("--runroot").arg(storage.join("run")).args(words);
+        finish(command.current_dir(env.work()).env("HOME", env.home()))
+    };
+    let mut ids = Vec::new();
+    for source in ["docker-archive:d.tar", "oci-archive:o.tar"] {
+        let file = source.split_once(':').unwrap().1;
+        let words: Vec<&str> =
+            load.iter().copied().chain([if load == ["pull", "-q"] { source } else { file }]).collect();
+        ask(&words).code(0);
+        ids.push(ask(&["images", "--no-trunc", "--format", line]).text());
+        ask(&["rmi", "--all", "--force"]).code(0);
     }
-    env.store_image("team/app:1", &small());
+    ids
+}
+
+/// Debian's podman and buildah have the reader of skopeo, and stores of their own.
+#[test]
+fn podman_and_buildah_load_what_is_saved() {
+    let Some(env) = empty() else { return };
+    let image = small();
+    env.store_image("team/app:1", &image);
     env.run(["save", "-o", "d.tar", "team/app:1"]).code(0);
-    let mut podman = program("podman", ["--storage-driver", "vfs", "--root"]);
-    podman.arg(env.work().join("root")).arg("--runroot").arg(env.work().join("run")).args(["load", "-q", "-i"]);
-    let loaded = finish(podman.arg(env.work().join("d.tar")).env("HOME", env.home())).text();
-    assert!(loaded.contains("team/app:1"), "{loaded}");
+    env.run(["save", "--format", "oci-archive", "-o", "o.tar", "team/app:1"]).code(0);
+    let id = config_digest(&image).to_string();
+    let judge = |engine: &str, load: &[&str], line: &str| {
+        for line in ids(&env, engine, load, line) {
+            assert!(line.contains(&id) && line.contains("/team/app:1"), "{engine}: {line}, expected {id}");
+        }
+    };
+    if have(&["buildah"]) {
+        judge("buildah", &["pull", "-q"], "{{.ID}} {{.Name}}:{{.Tag}}");
+    }
+    // scripts/setup installs it for comparisons of speed only.
+    if find_program("podman").is_some() {
+        judge("podman", &["load", "-q", "-i"], "{{.ID}} {{.Repository}}:{{.Tag}}");
+    }
 }
 
 #[test]
@@ -248,102 +277,6 @@ fn compressed_archives_and_streams_are_loaded() {
     command.arg(load.get_program()).args(load.get_args()).current_dir(env.work());
     assert_eq!(finish(command.env("DOCKLESS_GPU_LEASES", env.leases())).text(), "Loaded image: app:1");
     env.assert_clean();
-}
-
-#[test]
-fn damaged_archives_leave_nothing() {
-    let Some(env) = empty() else { return };
-    let image = small();
-    for (name, entries) in [("old", docker_24(&image, "app:1")), ("new", docker_25(&image, "app:1"))] {
-        let bytes = archive(entries);
-        for cut in [100, bytes.len() / 3, bytes.len() / 2] {
-            finish_with(&mut env.command(["load"]), &bytes[..cut]).refused(125, &["standard input", "hint: "]);
-            env.write("cut.tar", &bytes[..cut]);
-            env.run(["load", "-i", "cut.tar"]).refused(125, &["cut.tar", "hint: "]);
-        }
-        let packed = pack(&bytes, Packing::Gzip);
-        finish_with(&mut env.command(["load"]), &packed[..packed.len() / 2]).refused(125, &["ends early"]);
-        for needle in [&b"hello"[..], b"\"rootfs\""] {
-            let mut flipped = bytes.clone();
-            let at = flipped.windows(needle.len()).rposition(|window| window == needle).unwrap();
-            flipped[at + 1] ^= 1;
-            env.write("flipped.tar", flipped);
-            let words = ["hashes to", "expected `sha256:", "hint: it is damaged"];
-            env.run(["load", "-i", "flipped.tar"]).refused(125, &words);
-        }
-        assert_eq!(names(&env), Vec::<String>::new(), "{name}");
-        // A layer that came before the damage may be there, without a name.
-        env.assert_clean();
-    }
-}
-
-#[test]
-fn lying_archives_are_refused() {
-    let Some(env) = empty() else { return };
-    let image = small();
-    let config = format!("{}.json", config_digest(&image).hex());
-    let with = |manifest: Value, more: Vec<Entry>| {
-        let files = [Entry::file(&config, &image.config), Entry::file("manifest.json", manifest.to_string())];
-        archive(files.into_iter().chain(more))
-    };
-    let entry = |layers: &[&str]| json!([{ "Config": config, "RepoTags": null, "Layers": layers }]);
-    let layer = plain(&image.layers[0]);
-    for (bytes, words) in [
-        (with(entry(&["a"]), vec![]), "has 1 layers for an image with 2 diff IDs"),
-        (with(entry(&["a", "b"]), vec![]), "has no `a`"),
-        (with(entry(&["../../../etc/passwd", "b"]), vec![]), "has no `../../../etc/passwd`"),
-        (with(entry(&["/etc/passwd", "b"]), vec![]), "has no `/etc/passwd`"),
-        (with(entry(&["a", "b"]), vec![Entry::symlink("a", "/etc/passwd")]), "leads nowhere in the archive"),
-        (with(entry(&["a", "b"]), vec![Entry::symlink("a", "b"), Entry::symlink("b", "a")]), "leads nowhere"),
-        (with(entry(&["a", "a"]), vec![Entry::file("a", &layer)]), "hashes to"),
-        (with(entry(&["a", "b"]), vec![Entry::fifo("a")]), "has no `a`"),
-        (with(json!({}), vec![]), "`manifest.json` in `lie.tar` is damaged"),
-        (archive([Entry::file("manifest.json", "[".repeat(5 << 20))]), "is too large"),
-    ] {
-        env.write("lie.tar", bytes);
-        env.run(["load", "-i", "lie.tar"]).refused(125, &[words]);
-    }
-    assert_eq!(names(&env), Vec::<String>::new());
-    env.assert_clean();
-}
-
-#[test]
-fn a_name_cannot_lie_about_its_digest() {
-    let Some(env) = empty() else { return };
-    let (image, other) = (small(), Digest::sha256(b"other"));
-    let layout = env.work().join("lie");
-    image.write_layout(&layout, &format!("docker.io/library/a@{other}"));
-    assert_eq!(env.run(["load", "-q", "-i", "lie"]).text(), "Loaded image: localhost/lie:latest");
-    env.run(["pull", "-q", "oci:lie"]).code(0);
-    assert_eq!(names(&env), ["localhost/lie:latest"]);
-    let honest = env.work().join("honest");
-    image.write_layout(&honest, &format!("docker.io/library/a@{}", image.digest()));
-    assert_eq!(env.run(["load", "-q", "-i", "honest"]).text(), format!("Loaded image: a@{}", image.digest()));
-}
-
-#[test]
-fn layouts_do_not_lead_out_of_their_directory() {
-    let Some(env) = empty() else { return };
-    let image = small();
-    let layout = env.work().join("layout");
-    image.write_layout(&layout, "tag");
-    let blob = |digest: &Digest| layout.join("blobs/sha256").join(digest.hex());
-    let layer = blob(&image.layers[0].digest);
-    let outside = env.write("outside", fs::read(&layer).unwrap());
-    fs::remove_file(&layer).unwrap();
-    std::os::unix::fs::symlink(&outside, &layer).unwrap();
-    env.run(["pull", "oci:layout"]).refused(125, &["oci:layout", image.layers[0].digest.hex(), "it is incomplete"]);
-    fs::remove_file(&layer).unwrap();
-    tool("mkfifo", [&layer]);
-    env.run(["pull", "oci:layout"]).refused(125, &["it is incomplete"]);
-    fs::remove_file(&layer).unwrap();
-    fs::copy(outside, &layer).unwrap();
-    env.run(["pull", "oci:layout"]).code(0);
-    fs::rename(layout.join("blobs"), env.work().join("blobs")).unwrap();
-    std::os::unix::fs::symlink(env.work().join("blobs"), layout.join("blobs")).unwrap();
-    env.run(["rmi", "localhost/layout:tag"]).code(0);
-    env.run(["pull", "oci:layout"]).refused(125, &["oci:layout"]);
-    env.assert_nothing_stored();
 }
 
 #[test]
