@@ -214,10 +214,15 @@ struct Parts {
     manifests: Vec<Descriptor>,
     /// An index names images that are not here.
     lacks: bool,
+    /// What was looked at: an index may be named any number of times.
+    seen: HashSet<Digest>,
 }
 
 impl Parts {
     fn collect(&mut self, store: &Store, image: &StoredImage, top: &Descriptor) -> Result<(), TransportError> {
+        if !self.seen.insert(top.digest.clone()) {
+            return Ok(());
+        }
         let bytes = store.read_document(&top.digest)?;
         match Document::parse(&bytes, &top.digest).map_err(StoreError::Document)? {
             Document::Manifest(manifest) => {

@@ -65,13 +65,12 @@ impl<'a> Taker<'a> {
 
     fn take_index(&self, index: &Index, depth: usize) -> Result<(), TransportError> {
         if let Some(platform) = self.platform {
-            let alone = match index.manifests.as_slice() {
-                [only] if only.platform.is_none() => Some(only),
-                _ => None,
-            };
-            let Some(chosen) = index.select(platform).or(alone) else {
+            let Some(chosen) = index.select_or_only(platform) else {
                 let offered = index.platforms().join(", ");
-                return Err(self.wrong_platform(if offered.is_empty() { "nothing" } else { &offered }, platform));
+                return Err(self.wrong_platform(
+                    if offered.is_empty() { "no platform that it names" } else { &offered },
+                    platform,
+                ));
             };
             return self.take_document(chosen, chosen.platform.is_some(), depth);
         }

@@ -303,6 +303,23 @@ fn of_several_images_one_is_named() {
 }
 
 #[test]
+fn an_index_of_one_image_that_names_no_platform_runs() {
+    let Some(env) = empty() else { return };
+    let image = base_image().file("hello", "hello").build();
+    let layout = env.work().join("one");
+    image.write_layout(&layout, "x");
+    let inner =
+        json!({ "schemaVersion": 2, "manifests": [descriptor(&image.media_type, &image.manifest)] }).to_string();
+    fs::write(layout.join("blobs/sha256").join(Digest::sha256(inner.as_bytes()).hex()), &inner).unwrap();
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let top = json!({ "schemaVersion": 2, "manifests": [descriptor(media_type, inner.as_bytes())] });
+    fs::write(layout.join("index.json"), top.to_string()).unwrap();
+    assert_eq!(env.container(&["-q", "oci:one", "cat", "/hello"]).text(), "hello");
+    assert_eq!(env.container(&["-q", "--pull", "never", "localhost/one", "cat", "/hello"]).text(), "hello");
+    env.run(["pull", "--platform", "linux/arm64", "oci:one"]).refused(125, &["is for linux/amd64"]);
+}
+
+#[test]
 fn an_index_is_kept_whole_and_brought_in_part() {
     let Some(env) = empty() else { return };
     let image = |platform: &str| ImageBuilder::new().platform(platform).file("p", platform).build();
@@ -395,6 +412,67 @@ fn saving_leaves_all_or_nothing() {
     }
     assert_eq!(fs::read(env.work().join("there.tar")).unwrap(), b"old");
     assert_eq!(entries(&env.work()).len(), before);
+}
+
+#[test]
+fn specs_and_bundles_are_made_of_every_source() {
+    let Some(env) = empty() else { return };
+    let image = base_image().file("hello", "hello").cmd(["cat", "/hello"]).build();
+    image.write_layout(&env.work().join("layout"), "tag");
+    env.write("d.tar.gz", pack(&archive(docker_24(&image, "app:1")), Packing::Gzip));
+    env.write("o.tar", archive(docker_25(&image, "app:2")));
+    for (place, source) in ["oci:layout:tag", "docker-archive:d.tar.gz", "oci-archive:o.tar:app:2"].iter().enumerate() {
+        assert_eq!(env.run(["spec", "-q", source]).json()["process"]["args"], json!(["cat", "/hello"]));
+        let bundle = format!("bundle{place}");
+        env.run(["bundle", "-q", source, &bundle]).code(0);
+        assert_eq!(fs::read(env.work().join(&bundle).join("rootfs/hello")).unwrap(), b"hello");
+        if have(&["runc"]) {
+            let mut runc = program("runc", ["--root"]);
+            runc.arg(env.dir().join("runc")).args(["run", "--bundle"]).arg(env.work().join(&bundle)).arg(env.name());
+            assert_eq!(finish(&mut runc).text(), "hello");
+        }
+    }
+    drop(fs::remove_dir_all(env.dir().join("runc")));
+    env.assert_clean();
+}
+
+/// A workflow file goes from machine to machine, and so it has names; `load` gives an image the one it asks for.
+#[test]
+fn workflows_run_what_was_loaded_and_take_no_places() {
+    let Some(env) = empty() else { return };
+    let image = base_image().file("hello", "hello").build();
+    env.write("app.tar", archive(docker_24(&image, "registry.example/team/app:1")));
+    let workflow = |image: &str| {
+        let text = format!("workflows: [{{ name: w, image: \"{image}\", commands: [cat /hello] }}]");
+        env.write(".dstack/workflows.yaml", text);
+        env.run(["workflow", "run", "w", "--name", &env.name()])
+    };
+    let hint = "hint: `dockless pull docker-archive:app.tar` takes the image into the store";
+    workflow("docker-archive:app.tar").refused(125, &["`docker-archive:app.tar` is a place", hint]);
+    env.run(["load", "-i", "app.tar"]).code(0);
+    assert_eq!(workflow("registry.example/team/app:1").text(), "hello");
+    env.assert_clean();
+}
+
+/// The manifest that is made for an archive without one is the same everywhere and for ever.
+#[test]
+fn made_manifests_never_change() {
+    let Some(env) = empty() else { return };
+    let image = small();
+    env.write("old.tar", archive(docker_24(&image, "old:1")));
+    env.run(["load", "-i", "old.tar"]).code(0);
+    let layer = |layer: &BuiltLayer| {
+        let (digest, size) = (&layer.diff_id, plain(layer).len());
+        format!(r#"{{"digest":"{digest}","mediaType":"application/vnd.oci.image.layer.v1.tar","size":{size}}}"#)
+    };
+    let expected = format!(
+        r#"{{"config":{{"digest":"{}","mediaType":"application/vnd.oci.image.config.v1+json","size":{}}},"layers":[{},{}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}}"#,
+        config_digest(&image),
+        image.config.len(),
+        layer(&image.layers[0]),
+        layer(&image.layers[1]),
+    );
+    assert_eq!(digests(&env, "old:1").0, Digest::sha256(expected.as_bytes()).to_string(), "{expected}");
 }
 
 #[test]
