@@ -463,10 +463,10 @@ fn made_manifests_never_change() {
     env.run(["load", "-i", "old.tar"]).code(0);
     let layer = |layer: &BuiltLayer| {
         let (digest, size) = (&layer.diff_id, plain(layer).len());
-        format!(r#"{{"digest":"{digest}","mediaType":"application/vnd.oci.image.layer.v1.tar","size":{size}}}"#)
+        format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":{size}}}"#)
     };
     let expected = format!(
-        r#"{{"config":{{"digest":"{}","mediaType":"application/vnd.oci.image.config.v1+json","size":{}}},"layers":[{},{}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}}"#,
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{},{}]}}"#,
         config_digest(&image),
         image.config.len(),
         layer(&image.layers[0]),

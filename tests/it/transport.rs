@@ -13,6 +13,8 @@ fn sources_that_are_none_are_refused() {
         ("dir:/x", "has the transport `dir`, expected `oci`"),
         ("docker-daemon:a/b:1", "hint: `docker save -o FILE IMAGE`"),
         ("docker://", "image reference is empty"),
+        ("oci-dir:x", "hint: `oci:DIR`"),
+        ("./app.tar", "does not say what is there\nhint: `docker-archive:./app.tar`, "),
     ] {
         for command in ["pull", "spec"] {
             env.run([command, source]).refused(125, &[words]);
@@ -31,6 +33,10 @@ fn save_and_tag_tell_what_is_wrong_and_write_nothing() {
         (&["save", "app", "--platform", "x"], "platform `x` is malformed"),
         (&["tag", "app", "B"], "hint: use lower case: `b`"),
         (&["tag", "other", "b"], "other"),
+        (&["tag", "app", "oci:b:1"], "`oci:b:1` is a place, expected the name of an image"),
+        (&["load", "-i", "oci:b:1"], "hint: `--input` takes a path alone; `dockless pull oci:b:1` takes one image"),
+        (&["load", "-i", "app.tar"], "cannot open `app.tar`: No such file"),
+        (&["load", "-i", "-"], "`standard input` holds no image: the file is empty"),
     ] {
         assert!(env.run(words).refused(125, &[told]).stdout.is_empty());
     }
