@@ -117,7 +117,7 @@ fn layouts_do_not_lead_out_of_their_directory() {
 fn list(layout: &Path, media_type: &str, document: &[u8]) -> Value {
     let entry = descriptor(media_type, document);
     fs::write(layout.join("blobs/sha256").join(Digest::sha256(document).hex()), document).unwrap();
-    write_index(layout, &[entry.clone()]);
+    write_index(layout, std::slice::from_ref(&entry));
     entry
 }
 
@@ -156,7 +156,7 @@ const LIES: [Lie; 13] = [
     (
         "a digest that climbs",
         |layout| {
-            write_index(layout, &[json!({ "mediaType": MANIFEST, "digest": "sha256:../../../etc/passwd", "size": 7 })])
+            write_index(layout, &[json!({ "mediaType": MANIFEST, "digest": "sha256:../../../etc/passwd", "size": 7 })]);
         },
         "`index.json` in",
     ),
