@@ -41,7 +41,7 @@ pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
 use crate::container::{CgroupError, HostError};
 use crate::gpu::lease::{Leases, Wait};
-use crate::image::{Observer, Platform, Reference};
+use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
@@ -50,6 +50,7 @@ use crate::supervisor::protocol::Event;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
+use crate::transport::{Input, Loaded, TransportError};
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
 pub const STEP_FILE: &str = "/run/dockless/step";
@@ -79,6 +80,8 @@ pub struct ImageRequest {
     pub pull: PullPolicy,
     /// A credential for the image's registry; it wins over auth files, and no other registry is shown it.
     pub login: Option<Login>,
+    /// What the name stood for when [`Engine::bring`] gave it. No registry is asked, whatever the name means by now.
+    pub brought: Option<Descriptor>,
 }
 
 /// A run as it is asked for.
@@ -213,6 +216,9 @@ pub enum EngineError {
     /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A directory or archive cannot be read.
+    #[error(transparent)]
+    Transport(Box<TransportError>),
     /// Unpacking or mounting failed.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
@@ -290,6 +296,12 @@ pub enum EngineError {
     Task(&'static str),
 }
 
+impl From<TransportError> for EngineError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(Box::new(error))
+    }
+}
+
 impl From<DeviceError> for EngineError {
     fn from(error: DeviceError) -> Self {
         Self::Device(Box::new(error))
@@ -333,6 +345,23 @@ impl Engine {
     /// Has the image in the store, unpacked, whatever that takes.
     pub async fn image(&self, request: &ImageRequest, observer: &Arc<dyn Observer>) -> Result<ReadyImage, EngineError> {
         images::ready(&self.store, &self.settings.registry, request, observer, &mut || ()).await
+    }
+
+    /// Has the image of a directory or archive in the store, as far as the platform needs it.
+    pub async fn bring(
+        &self,
+        source: &LocalSource,
+        platform: &Platform,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Loaded, EngineError> {
+        let _kept = self.keep_images().await?;
+        images::bring(&self.store, source, platform, observer).await
+    }
+
+    /// Has all images of an archive or directory in the store.
+    pub async fn load(&self, input: Input, observer: &Arc<dyn Observer>) -> Result<Vec<Loaded>, EngineError> {
+        let _kept = self.keep_images().await?;
+        images::load(&self.store, input, observer).await
     }
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.

@@ -14,6 +14,7 @@
 //! | [`container`] | libcontainer and cgroups |
 //! | [`gpu`] | GPUs and CDI devices |
 //! | [`artifact`] | what a run leaves |
+//! | [`transport`] | images in directories and archives |
 //! | [`rootfs`] | layers and root file systems |
 //! | [`registry`] | fetching |
 //! | [`spec`] | the OCI runtime spec |
@@ -36,5 +37,6 @@ pub mod spec;
 pub mod store;
 pub mod supervisor;
 pub mod sys;
+pub mod transport;
 pub mod words;
 pub mod workflow;

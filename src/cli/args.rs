@@ -2,6 +2,7 @@
 
 mod gpu;
 mod kept;
+mod transport;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
 
 /// Run containers from OCI images, without a daemon.
@@ -42,6 +44,12 @@ pub(super) enum Command {
     Pull(PullArgs),
     /// List the images in the store.
     Images(ListArgs),
+    /// Take images out of an archive or an OCI layout into the store.
+    Load(LoadArgs),
+    /// Write images into an archive or an OCI layout.
+    Save(SaveArgs),
+    /// Give an image one more name.
+    Tag(TagArgs),
     /// Remove images and what only they need.
     Rmi(RmiArgs),
     /// Show all that is known about a run or an image, as JSON.
@@ -253,7 +261,7 @@ pub(super) struct BundleArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PullArgs {
-    /// What to fetch.
+    /// What to fetch: a name, or `oci:DIR[:NAME]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]`.
     pub(super) image: String,
     /// Which image of a multi-platform one, e.g. `linux/arm64`.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]

@@ -16,9 +16,10 @@ use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
-use crate::image::{PlatformError, ReferenceError};
+use crate::image::{PlatformError, ReferenceError, SourceError};
 use crate::spec::SpecError;
 use crate::store::{RunNameError, SecretNameError, SecretValueError, StoreError, TagNameError};
+use crate::transport::TransportError;
 use crate::workflow::Mistake;
 use crate::workflow::find::FindError;
 
@@ -45,6 +46,10 @@ pub(super) enum CliError {
     Usage(String),
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Transport(Box<TransportError>),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error(transparent)]
@@ -88,12 +93,20 @@ pub(super) enum CliError {
     SupervisorLost(String),
 }
 
+impl From<TransportError> for CliError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(Box::new(error))
+    }
+}
+
 impl CliError {
     /// The exit code of the process.
     pub(super) const fn code(&self) -> u8 {
         match self {
             Self::Usage(_)
             | Self::Reference(_)
+            | Self::Source(_)
+            | Self::Transport(_)
             | Self::Platform(_)
             | Self::RunName(_)
             | Self::Spec(_)

@@ -9,22 +9,41 @@ use super::args::{ListArgs, PullArgs, RmiArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
-use crate::engine::{ImageRequest, PullPolicy};
-use crate::image::{ByteSize, Digest, ImageConfig, Observer, Platform};
+use crate::engine::{Engine, ImageRequest, PullPolicy};
+use crate::image::{ByteSize, Digest, ImageConfig, Observer, Platform, Source};
 use crate::store::{Store, StoreError, StoredImage};
 
 pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
-    let request = ImageRequest { reference: args.image.parse()?, platform, pull: PullPolicy::Always, login: None };
+    let source: Source = args.image.parse()?;
     let engine = context.engine(Some(&args.registry), printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let ready = block_on(async {
         let _kept = engine.keep_images().await?;
+        let request = image_request(&engine, source, platform, PullPolicy::Always, &observer).await?;
         Ok(engine.image(&request, &observer).await?)
     })?;
     print_data(&format!("{}\n", ready.image.manifest_digest));
     Ok(0)
+}
+
+/// A request for the image; one of a directory or archive is brought into the store first.
+pub(super) async fn image_request(
+    engine: &Engine,
+    source: Source,
+    platform: Platform,
+    pull: PullPolicy,
+    observer: &Arc<dyn Observer>,
+) -> Result<ImageRequest, CliError> {
+    let (reference, brought) = match source {
+        Source::Registry(reference) => (reference, None),
+        Source::Local(source) => {
+            let brought = engine.bring(&source, &platform, observer).await?;
+            (brought.reference, Some(brought.descriptor))
+        }
+    };
+    Ok(ImageRequest { reference, platform, pull, login: None, brought })
 }
 
 /// One line of `images`; the keys of its JSON are documented in docs/json.md.

@@ -11,6 +11,7 @@ mod exit;
 mod gpu;
 mod images;
 mod inspect;
+mod load;
 mod logs;
 mod names;
 mod options;
@@ -18,9 +19,11 @@ mod printer;
 mod prune;
 mod ps;
 mod run;
+mod save;
 mod secrets;
 mod stop;
 mod table;
+mod tag;
 mod tags;
 mod time;
 mod workflow;
@@ -65,6 +68,9 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Bundle(args) => run::bundle(&context, *args),
         Command::Pull(args) => images::pull(&context, &args),
         Command::Images(args) => images::list(&context, &args),
+        Command::Load(args) => load::load(&context, &args),
+        Command::Save(args) => save::save(&context, &args),
+        Command::Tag(args) => tag::tag(&context, &args),
         Command::Rmi(args) => images::remove(&context, &args),
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),

@@ -10,11 +10,12 @@ use super::attend::start;
 use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
+use super::images::image_request;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
-use super::printer::print_json;
-use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
-use crate::image::{Observer, Platform};
+use super::printer::{Printer, print_json};
+use crate::engine::{Conduct, Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
+use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
 use crate::spec;
 use crate::store::{Reservation, Store};
@@ -26,8 +27,10 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
+    let reservation = reserve(engine.store(), args.name.as_deref())?;
+    let image = image.request(&engine, printer)?;
     let request = RunRequest {
-        reservation: reserve(engine.store(), args.name.as_deref())?,
+        reservation,
         origin: Origin::default(),
         image,
         options,
@@ -57,6 +60,7 @@ pub(super) fn spec(context: &Context, args: SpecArgs) -> Result<u8, CliError> {
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
     let devices = devices(&args.container.devices, None)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
+    let image = image.request(&engine, printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let built = block_on(async { Ok(engine.spec(&image, &options, &devices, &observer).await?) })?;
     for warning in &built.warnings {
@@ -73,6 +77,7 @@ pub(super) fn bundle(context: &Context, args: BundleArgs) -> Result<u8, CliError
     let (image, options) = image_and_options(&args.image, &args.container, words)?;
     let devices = devices(&args.container.devices, None)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
+    let image = image.request(&engine, printer)?;
     let observer: Arc<dyn Observer> = Arc::new(printer.progress());
     let warnings = block_on(async { Ok(engine.bundle(&image, &options, &devices, &dir, &observer).await?) })?;
     for warning in &warnings {
@@ -82,19 +87,29 @@ pub(super) fn bundle(context: &Context, args: BundleArgs) -> Result<u8, CliError
     Ok(0)
 }
 
-fn image_and_options(
-    image: &ImageArgs,
-    container: &ContainerArgs,
-    mut words: Vec<String>,
-) -> Result<(ImageRequest, spec::Options), CliError> {
-    let command = words.split_off(1);
-    let reference = words.remove(0);
-    Ok((image_request(image, &reference)?, options(container, command)?))
+/// The image as it was asked for, checked before anything is fetched.
+struct Wanted {
+    source: Source,
+    platform: Platform,
+    pull: PullPolicy,
 }
 
-fn image_request(args: &ImageArgs, reference: &str) -> Result<ImageRequest, CliError> {
+impl Wanted {
+    fn request(self, engine: &Engine, printer: Printer) -> Result<ImageRequest, CliError> {
+        let observer: Arc<dyn Observer> = Arc::new(printer.progress());
+        block_on(image_request(engine, self.source, self.platform, self.pull, &observer))
+    }
+}
+
+fn image_and_options(
+    args: &ImageArgs,
+    container: &ContainerArgs,
+    mut words: Vec<String>,
+) -> Result<(Wanted, spec::Options), CliError> {
+    let command = words.split_off(1);
     let platform = args.platform.as_deref().map_or_else(|| Ok(Platform::host()), str::parse)?;
-    Ok(ImageRequest { reference: reference.parse()?, platform, pull: pull_policy(args.pull), login: None })
+    let image = Wanted { source: words.remove(0).parse()?, platform, pull: pull_policy(args.pull) };
+    Ok((image, options(container, command)?))
 }
 
 pub(super) const fn pull_policy(when: PullWhen) -> PullPolicy {

@@ -1,4 +1,5 @@
-//! From a reference to unpacked layers: the store first, the registry when it must be, layers side by side.
+//! From a reference to unpacked layers: the store first, the registry when it must be, layers side by side. What stands in
+//! a directory or archive is brought into the store first, and then is an image of the store like any other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -7,10 +8,11 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{EngineError, ImageRequest, PullPolicy};
-use crate::image::{Descriptor, Digest, Image, Observer};
+use crate::image::{Descriptor, Digest, Image, LocalSource, Observer, Platform};
 use crate::registry::{self, Registry, store_documents};
 use crate::rootfs::{self, RootfsError, Unpacker};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoredImage};
+use crate::transport::{self, Input, Loaded};
 
 /// Layers fetched at a time: more does not make a line faster, and holds more memory.
 const DOWNLOADS: usize = 3;
@@ -34,6 +36,9 @@ pub(super) async fn ready(
     observer: &Arc<dyn Observer>,
     on_work: &mut (dyn FnMut() + Send),
 ) -> Result<ReadyImage, EngineError> {
+    if let Some(brought) = &request.brought {
+        return brought_ready(store, request, brought, observer, on_work).await;
+    }
     // A registry client of its own for each image: what it is given is shown to that image's registry only.
     let settings = &with_login(settings, request);
     if request.pull != PullPolicy::Always
@@ -56,6 +61,48 @@ pub(super) async fn ready(
     }
     on_work();
     pull(store, Arc::new(Registry::new(settings.clone())?), request, observer).await
+}
+
+/// The same for what came out of a directory or archive: all of it is in the store.
+async fn brought_ready(
+    store: &Store,
+    request: &ImageRequest,
+    brought: &Descriptor,
+    observer: &Arc<dyn Observer>,
+    on_work: &mut (dyn FnMut() + Send),
+) -> Result<ReadyImage, EngineError> {
+    let stored = StoredImage { name: request.reference.to_string(), descriptor: brought.clone() };
+    let image = store.load(&request.reference, &stored, &request.platform)?;
+    let image = image.ok_or_else(|| EngineError::NotStored { reference: request.reference.familiar() })?;
+    if let Some(layers) = rootfs::ready(store, &image)? {
+        return Ok(ReadyImage { image, layers });
+    }
+    on_work();
+    let layers = fetch_and_unpack(store, None, &image, observer).await?;
+    Ok(ReadyImage { image, layers })
+}
+
+/// See [`super::Engine::bring`]. The caller keeps images from being removed.
+pub(super) async fn bring(
+    store: &Store,
+    source: &LocalSource,
+    platform: &Platform,
+    observer: &Arc<dyn Observer>,
+) -> Result<Loaded, EngineError> {
+    let (store, source, platform, observer) = (store.clone(), source.clone(), platform.clone(), Arc::clone(observer));
+    let taken = spawn_blocking(move || transport::bring(&store, &source, &platform, &*observer)).await;
+    Ok(taken.map_err(|_| EngineError::Task("reading the image"))??)
+}
+
+/// See [`super::Engine::load`]. The caller keeps images from being removed.
+pub(super) async fn load(
+    store: &Store,
+    input: Input,
+    observer: &Arc<dyn Observer>,
+) -> Result<Vec<Loaded>, EngineError> {
+    let (store, observer) = (store.clone(), Arc::clone(observer));
+    let taken = spawn_blocking(move || transport::load(&store, input, &*observer)).await;
+    Ok(taken.map_err(|_| EngineError::Task("reading the images"))??)
 }
 
 fn with_login(settings: &registry::Settings, request: &ImageRequest) -> registry::Settings {

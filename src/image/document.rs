@@ -225,6 +225,17 @@ impl Index {
         best.map(|(_, descriptor)| descriptor)
     }
 
+    /// The same for what is here already: an entry that stands alone and names no platform is the image, whose configuration
+    /// then says what it is for.
+    #[must_use]
+    pub fn select_or_only(&self, platform: &Platform) -> Option<&Descriptor> {
+        let only = match self.manifests.as_slice() {
+            [only] if only.platform.is_none() => Some(only),
+            _ => None,
+        };
+        self.select(platform).or(only)
+    }
+
     /// The platforms on offer, for an error message.
     #[must_use]
     pub fn platforms(&self) -> Vec<String> {

@@ -11,6 +11,7 @@ mod event;
 mod platform;
 mod reference;
 mod size;
+mod source;
 
 pub use config::{ConfigError, ImageConfig};
 pub use digest::{Algorithm, ChainId, Digest, DigestError, Hasher};
@@ -19,6 +20,7 @@ pub use event::{Observer, PullEvent, Silent};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, ByteSizeError};
+pub use source::{Form, LocalSource, Source, SourceError, Which, image_name, local_repository};
 
 /// An image whose manifest and configuration are in the store and verified; its layers may still be missing.
 #[derive(Debug, Clone)]

@@ -102,6 +102,13 @@ pub(super) struct Entry {
     pieces: Option<Vec<Piece>>,
 }
 
+impl Entry {
+    /// Whether the content stands in the archive as it is in the file.
+    pub(super) const fn is_in_one_piece(&self) -> bool {
+        self.pieces.is_none()
+    }
+}
+
 /// Why content could not be handed on: the archive's fault or the taker's.
 pub(super) enum ContentError {
     Archive(TarError),
@@ -194,6 +201,24 @@ impl<R: BufRead> Archive<R> {
             }
             self.consume(length);
         }
+    }
+
+    /// Where the reader stands, counted from the start of the archive.
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// For a reader that is moved by other means than reading: what was left of the current content, and its padding.
+    pub(super) fn forget_content(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.content), std::mem::take(&mut self.padding))
+    }
+
+    pub(super) const fn reader_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
+    pub(super) const fn set_offset(&mut self, offset: u64) {
+        self.offset = offset;
     }
 
     fn entry(&mut self, header: &Header, stored: u64, ahead: Ahead) -> Result<Entry, TarError> {

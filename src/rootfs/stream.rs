@@ -224,7 +224,7 @@ impl Read for Counted<'_> {
 }
 
 /// A decompressor over `R`.
-struct Decoder<R> {
+pub(super) struct Decoder<R> {
     input: R,
     /// Bytes of the input that were used.
     offset: u64,
@@ -238,7 +238,7 @@ enum Method {
 }
 
 impl<R: BufRead> Decoder<R> {
-    fn new(mut input: R) -> Result<Self, StreamError> {
+    pub(super) fn new(mut input: R) -> Result<Self, StreamError> {
         let start = input.fill_buf().map_err(StreamError::Read)?;
         let method = match start {
             [0x1f, 0x8b, ..] => Method::Gzip(None),
@@ -259,8 +259,17 @@ impl<R: BufRead> Decoder<R> {
         Ok(Self { input, offset: 0, method })
     }
 
+    /// What a media type of these bytes ends in.
+    pub(super) const fn suffix(&self) -> &'static str {
+        match self.method {
+            Method::Plain => "",
+            Method::Gzip(_) => "+gzip",
+            Method::Zstd { .. } => "+zstd",
+        }
+    }
+
     /// Writes the next uncompressed bytes to `into`; 0 at the end.
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, StreamError> {
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, StreamError> {
         match &mut self.method {
             Method::Plain => self.input.read(into).map_err(StreamError::Read),
             Method::Gzip(member) => read_gzip(&mut self.input, &mut self.offset, member, into),

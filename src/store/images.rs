@@ -124,7 +124,7 @@ impl Store {
         let manifest = loop {
             match Document::parse(&self.read_document(&digest)?, &digest).map_err(StoreError::Document)? {
                 Document::Manifest(manifest) => break manifest,
-                Document::Index(index) => match index.select(platform) {
+                Document::Index(index) => match index.select_or_only(platform) {
                     Some(chosen) => digest = chosen.digest.clone(),
                     None => return Ok(None),
                 },
@@ -139,7 +139,12 @@ impl Store {
     pub fn manifests(&self, stored: &StoredImage) -> Result<Vec<(Digest, Manifest)>, StoreError> {
         let mut found = Vec::new();
         let mut waiting = vec![stored.descriptor.digest.clone()];
+        // An index may name one index two thousand times, and that one another: each is looked at once.
+        let mut seen = HashSet::new();
         while let Some(digest) = waiting.pop() {
+            if !seen.insert(digest.clone()) {
+                continue;
+            }
             match Document::parse(&self.read_document(&digest)?, &digest).map_err(StoreError::Document)? {
                 Document::Manifest(manifest) => found.push((digest, manifest)),
                 Document::Index(index) => {

@@ -29,6 +29,7 @@ mod layers;
 mod record;
 mod runs;
 mod secrets;
+mod spool;
 mod tags;
 #[cfg(test)]
 pub(crate) mod testing;

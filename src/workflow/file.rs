@@ -22,7 +22,7 @@ use super::mistake::{Mistake, Problem, shown};
 use super::numbers::{free_ports, ports, resources};
 use super::source::{At, Source, Span, Text};
 use super::yaml;
-use crate::image::{ByteSize, Reference};
+use crate::image::{ByteSize, Reference, image_name};
 
 /// Longest workflow name.
 pub const MAX_NAME_LEN: usize = 63;
@@ -369,7 +369,7 @@ fn workflow(source: &Arc<Source>, item: Entry<'_>) -> Result<Workflow, Mistake> 
         name,
         help: fields.read("help", |entry| entry.string("a string"))?,
         provider: fields.read("provider", |entry| entry.string("the string `docker`"))?,
-        image: fields.read("image", |entry| entry.parsed("an image reference", str::parse))?,
+        image: fields.read("image", |entry| entry.parsed("an image reference", image_name))?,
         commands: fields.read("commands", commands)?,
         before_run: fields.read("before_run", commands)?,
         entrypoint: fields.read("entrypoint", entrypoint)?,

@@ -25,7 +25,7 @@ use super::file::{self, Artifact, Dependency, Entrypoint, EnvEntry, Gpu, Port, R
 use super::mistake::{Mistake, Problem, shown};
 use super::numbers;
 use super::source::{At, Source, Span, Text};
-use crate::image::{ByteSize, Reference};
+use crate::image::{ByteSize, Reference, image_name};
 use crate::words::nearest;
 
 /// What stands for a secret wherever its value must not.
@@ -278,7 +278,7 @@ pub fn resolve(workflow: &Workflow, values: &Values<'_>) -> Result<Resolved, Mis
         source: Arc::clone(&workflow.source),
         name: workflow.name.clone(),
         provider: fill.optional("provider", workflow.provider.as_ref())?,
-        image: fill.typed("image", workflow.image.as_ref(), str::parse)?,
+        image: fill.typed("image", workflow.image.as_ref(), image_name)?,
         commands: fill.commands("commands", workflow.commands.as_ref())?,
         before_run: fill.commands("before_run", workflow.before_run.as_ref())?,
         entrypoint: fill.entrypoint(workflow.entrypoint.as_ref())?,

@@ -102,7 +102,7 @@ pub fn request(
             project: Some(project.to_owned()),
             resolved: serde_json::to_value(shown).ok(),
         },
-        image: ImageRequest { reference: plan.image.clone(), platform, pull, login },
+        image: ImageRequest { reference: plan.image.clone(), platform, pull, login, brought: None },
         options,
         rootfs: Choice::Auto,
         artifacts: plan.artifacts.clone(),

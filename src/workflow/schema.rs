@@ -250,7 +250,7 @@ fn scalars() -> Map<String, Value> {
             ]),
         ),
         ("provider", any_of([json!({ "const": "docker" }), form("template")])),
-        ("image", pattern(r"^(?!\w+://)[a-z0-9]\S*$")),
+        ("image", pattern(r"^(?!\w+://|(oci|oci-archive|docker-archive):)[a-z0-9]\S*$")),
         ("size", any_of([json!({ "type": "number", "exclusiveMinimum": 0 }), text_of(size), form("template")])),
         ("cpu", any_of([json!({ "type": "number", "minimum": MIN_CPUS }), text_of(number), form("template")])),
         ("count", any_of([whole(u32::MAX), text_of(r"^\+?[0-9]+$"), form("template")])),

@@ -34,5 +34,7 @@ mod signals;
 mod steps;
 #[path = "../support/mod.rs"]
 mod support;
+mod transport;
+mod transport_hostile;
 mod workflow;
 mod workflow_keys;

@@ -13,4 +13,5 @@ mod schema;
 mod support;
 mod table;
 mod tidy;
+mod transport;
 mod workflow;

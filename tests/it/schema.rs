@@ -158,6 +158,7 @@ const WRONG: &[&str] = &[
     "image: x\nprovider: bash",
     "image: [x]",
     "image: https://example.org/x",
+    "image: oci-archive:app.tar",
     "image: Ubuntu",
     "image: 'a b'",
     "image: x\ncommands: {a: b}",

@@ -12,7 +12,7 @@ use std::path::Path;
 use source::{Source, paths};
 
 /// The modules from the uppermost to the lowest: each imports only what stands further down.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "main",
     "lib",
     "cli",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 16] = [
     "container",
     "gpu",
     "artifact",
+    "transport",
     "rootfs",
     "registry",
     "spec",

@@ -38,7 +38,8 @@ fn engine(dir: &Path, hosts: &[String]) -> Option<Engine> {
 
 async fn pull(engine: &Engine, reference: &Reference, login: Option<Login>) -> Result<(), EngineError> {
     let platform: Platform = "linux/amd64".parse().unwrap();
-    let request = ImageRequest { reference: reference.clone(), platform, pull: PullPolicy::Always, login };
+    let request =
+        ImageRequest { reference: reference.clone(), platform, pull: PullPolicy::Always, login, brought: None };
     let observer: Arc<dyn Observer> = Arc::new(Silent);
     engine.image(&request, &observer).await.map(drop)
 }
