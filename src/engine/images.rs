@@ -39,7 +39,7 @@ pub(super) async fn ready(
     if request.pull != PullPolicy::Always
         && let Some(image) = stored(store, request)?
     {
-        if let Some(layers) = rootfs::ready(store, &image)? {
+        if let Some(layers) = rootfs::ready(store, &image) {
             return Ok(ReadyImage { image, layers });
         }
         // Put there by another tool, or its layers were lost: what blobs there are need not be fetched again.
@@ -90,7 +90,7 @@ async fn pull(
             wanted: request.platform.clone(),
         });
     }
-    let layers = match rootfs::ready(store, &image)? {
+    let layers = match rootfs::ready(store, &image) {
         Some(layers) if image.manifest.layers.iter().all(|layer| store.has_blob(layer)) => layers,
         _ => fetch_and_unpack(store, Some(registry), &image, observer).await?,
     };

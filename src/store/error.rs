@@ -86,6 +86,31 @@ pub enum StoreError {
         /// What arrived.
         actual: Digest,
     },
+    /// A document in the store that hashes to something else.
+    #[error("blob `{digest}` in the store is damaged, it hashes to `{actual}`{HINT_REPAIR}")]
+    Damaged {
+        /// The blob.
+        digest: Digest,
+        /// What it hashes to.
+        actual: Digest,
+    },
+    /// The list of images does not parse.
+    #[error("the list of images, `{path}`, is damaged{HINT_REPAIR}")]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A damaged layer cannot be replaced while it is mounted.
+    #[error("layer `{digest}` is damaged, and run `{run}` has it mounted\nhint: stop the run first")]
+    LayerInUse {
+        /// The layer.
+        digest: Digest,
+        /// The live run.
+        run: String,
+    },
     /// The file system has not enough room.
     #[error(
         "not enough space in `{path}`: {needed} needed, {free} free\nhint: free some space, `dockless rmi` removes images"
@@ -205,6 +230,8 @@ fn meant_hint(mark: &str, meant: Option<&String>, otherwise: &str) -> String {
         None => format!("\nhint: {otherwise}"),
     }
 }
+
+const HINT_REPAIR: &str = "\nhint: `dockless check --repair` mends what can be mended";
 
 const HINT_CHANGED: &str =
     "\nhint: try again; if it stays so, the registry or a proxy on the way changes what it serves";
