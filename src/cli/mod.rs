@@ -4,6 +4,7 @@ mod args;
 mod artifacts;
 mod ask;
 mod attend;
+mod check;
 mod context;
 mod devices;
 mod duration;
@@ -66,6 +67,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Pull(args) => images::pull(&context, &args),
         Command::Images(args) => images::list(&context, &args),
         Command::Rmi(args) => images::remove(&context, &args),
+        Command::Check(args) => check::check(&context, &args),
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),

@@ -61,12 +61,12 @@ impl Store {
     }
 
     /// Entries of the index that are no images, in words.
-    pub(super) fn strange_entries(&self) -> Result<Vec<String>, StoreError> {
+    pub fn strange_entries(&self) -> Result<Vec<String>, StoreError> {
         let entries = self.read_index()?.0.into_iter().enumerate();
         Ok(entries.filter_map(|(at, entry)| Some(format!("entry {at}: {}", parse_entry(entry).err()?))).collect())
     }
 
-    /// Sets a damaged index aside and writes one with these images in its place.
+    /// Keeps a damaged index under the name `aside` and writes one with these images in its place.
     pub(super) fn replace_index(
         &self,
         aside: &Path,
@@ -74,10 +74,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
         let path = self.root().join("index.json");
-        match std::fs::rename(&path, aside) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            renamed => renamed.map_err(|source| StoreError::Write { path: aside.to_owned(), source })?,
-        }
+        // A second name for the old one, so that the list is missing at no moment. It is only kept to be looked at.
+        drop(std::fs::remove_file(aside));
+        drop(std::fs::hard_link(&path, aside));
         let mut entries = Vec::new();
         for (reference, descriptor) in images {
             let mut descriptor = descriptor.clone();

@@ -22,6 +22,7 @@
 
 mod blobs;
 mod caches;
+mod check;
 mod error;
 mod gc;
 mod images;
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
 pub use caches::{Cache, CacheInfo, Caches, ListedCache};
+pub use check::{BlobDamage, Loose, Scratch};
 pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
