@@ -150,6 +150,10 @@ impl Comparison {
             self.tell(path, &kinds_in_words(right.kind, found.kind));
             return Ok(false);
         }
+        if right.is_whiteout() {
+            // Nobody sees it, so it is made without care for what else it is.
+            return Ok(false);
+        }
         self.attributes(path, &(right, right_xattrs), &(found, found_xattrs));
         match right.kind {
             FileKind::Directory => return Ok(true),
