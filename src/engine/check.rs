@@ -115,8 +115,34 @@ impl Checker<'_> {
         (self.tell)(text);
     }
 
+    /// Does something while no other command reads or writes images.
+    fn alone<T>(
+        &mut self,
+        what_follows: &str,
+        work: impl FnOnce(&mut Self, &Lock) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.kept = None;
+        let tell = Arc::clone(&self.tell);
+        let exclusive = self.store.exclusive(|holder| {
+            let whose = holder.map_or_else(|| "other commands".to_owned(), |pid| format!("process {pid}"));
+            tell(&format!("waiting for {whose} before {what_follows}"));
+        })?;
+        let done = work(self, &exclusive)?;
+        drop(exclusive);
+        self.kept = Some(self.store.shared()?);
+        Ok(done)
+    }
+
     /// Whether images can be looked up.
     fn index(&mut self) -> Result<bool, EngineError> {
+        if self.store.index_damage()?.is_none() {
+            return Ok(true);
+        }
+        self.alone("the list of images is looked at", |checker, _| checker.damaged_index())
+    }
+
+    /// Whether images can be looked up after all; nobody changes anything meanwhile, like a pull that just writes the list.
+    fn damaged_index(&mut self) -> Result<bool, EngineError> {
         let Some(damage) = self.store.index_damage()? else { return Ok(true) };
         let finding = |state, what: String| Finding::new(FindingKind::Index, "index.json", state, what);
         if !self.request.repair {
@@ -175,7 +201,7 @@ impl Checker<'_> {
         let loose = self.store.loose()?;
         let unneeded = |kind, digest: &Digest, whose: &str| {
             Finding::new(kind, &digest.to_string(), FindingState::Notice, format!("belongs to no {whose}"))
-                .hint("it goes when the next image is removed")
+                .hint("it goes when the next image is removed, unless a pull that is going on needs it")
         };
         for blob in &loose.blobs {
             self.findings.add(unneeded(FindingKind::Blob, blob, "image"));

@@ -30,6 +30,39 @@ pub enum StoreError {
         /// What we read.
         expected: &'static str,
     },
+    /// A newer dockless wrote it.
+    #[error(
+        "the store at `{path}` has version `{found}`, expected at most `{known}`\nhint: use the newer dockless that wrote it, or name another place with `--root DIR`"
+    )]
+    Newer {
+        /// The store's root.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+        /// What we read.
+        known: u32,
+    },
+    /// The version of the store is not known.
+    #[error(
+        "`{path}`, which has the version of the store, is damaged\nhint: remove the file if no newer dockless has used the store"
+    )]
+    NoVersion {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A layer that another version unpacked.
+    #[error("`{path}` has format `{found}`, expected `{expected}`{HINT_REPAIR}")]
+    LayerFormat {
+        /// The layer's description.
+        path: PathBuf,
+        /// What it says.
+        found: u64,
+        /// What we read.
+        expected: u32,
+    },
     /// A file cannot be read.
     #[error("cannot read `{path}`")]
     Read {

@@ -36,23 +36,25 @@ impl StoredImage {
 impl Store {
     pub(super) fn open_layout(&self) -> Result<(), StoreError> {
         let path = self.root().join("oci-layout");
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let layout: Value =
-                    serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path: path.clone(), source })?;
-                let found = layout["imageLayoutVersion"].as_str().unwrap_or("none").to_owned();
-                if found != LAYOUT_VERSION {
-                    return Err(StoreError::Version { path: self.root().to_owned(), found, expected: LAYOUT_VERSION });
-                }
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(StoreError::Read { path, source }),
+        };
+        let layout: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        match layout["imageLayoutVersion"].as_str() {
+            Some(LAYOUT_VERSION) => Ok(()),
+            Some(found) => {
+                let (path, found) = (self.root().to_owned(), found.to_owned());
+                Err(StoreError::Version { path, found, expected: LAYOUT_VERSION })
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Missing or damaged, and it never says anything else.
+            None => {
                 let layout = json!({ "imageLayoutVersion": LAYOUT_VERSION }).to_string();
                 let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
-                write_atomic(&path, layout.as_bytes()).map_err(|source| StoreError::Write { path, source })?;
+                write_atomic(&path, layout.as_bytes()).map_err(|source| StoreError::Write { path, source })
             }
-            Err(source) => return Err(StoreError::Read { path, source }),
         }
-        Ok(())
     }
 
     /// All images, in the order they were first stored. Entries that are none are passed over, so that they harm no other.
@@ -301,5 +303,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"9.0.0"}"#).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Version { .. })));
+        // A damaged one is made anew.
+        for damaged in ["", "{\"image", "\0\0"] {
+            std::fs::write(dir.path().join("oci-layout"), damaged).unwrap();
+            Store::open(dir.path()).unwrap();
+            let written = std::fs::read_to_string(dir.path().join("oci-layout")).unwrap();
+            assert_eq!(written, r#"{"imageLayoutVersion":"1.0.0"}"#);
+        }
     }
 }

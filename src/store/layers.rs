@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{RunDir, Store, StoreError};
 use crate::image::Digest;
@@ -21,7 +22,7 @@ const MAX_INFO_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerInfo {
-    /// Format of this file; 1.
+    /// Format of this file and of the tree; [`LayerInfo::SCHEMA`].
     pub schema: u32,
     /// Digest of the uncompressed tar it was unpacked from.
     pub diff_id: Digest,
@@ -35,6 +36,11 @@ pub struct LayerInfo {
     pub has_root: bool,
     /// Whether the root is opaque, so that the layers below count for nothing.
     pub is_opaque: bool,
+}
+
+impl LayerInfo {
+    /// Goes up when a blob unpacks to another tree than before; a layer of another format is unpacked again.
+    pub const SCHEMA: u32 = 1;
 }
 
 impl Store {
@@ -58,7 +64,15 @@ impl Store {
         std::fs::File::open(&path)
             .and_then(|file| file.take(MAX_INFO_BYTES).read_to_end(&mut bytes))
             .map_err(|source| StoreError::Read { path: path.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
+        let damaged = |source| StoreError::Json { path: path.clone(), source };
+        let info: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+        // The number first: another format may well have other keys.
+        match info["schema"].as_u64() {
+            Some(found) if found != u64::from(LayerInfo::SCHEMA) => {
+                Err(StoreError::LayerFormat { path, found, expected: LayerInfo::SCHEMA })
+            }
+            _ => serde_json::from_value(info).map_err(damaged),
+        }
     }
 
     /// What is known about a layer that is whole as far as can be told without its content: tree and description are
@@ -189,7 +203,15 @@ mod tests {
         assert_eq!(store.layer_info(&key).unwrap(), info);
         // A damaged one is no reason to throw a good one away.
         let again = store.write_layer(&key, 2).unwrap();
-        std::fs::write(dir.path().join("layers/sha256").join(key.hex()).join("layer.json"), "junk").unwrap();
+        let json = dir.path().join("layers/sha256").join(key.hex()).join("layer.json");
+        for damaged in ["", "junk", "[]", "{}", r#"{"schema":1}"#] {
+            std::fs::write(&json, damaged).unwrap();
+            assert!(matches!(store.layer_info(&key), Err(StoreError::Json { .. })), "{damaged}");
+        }
+        for other in [r#"{"schema":0}"#, r#"{"schema":9,"new":true}"#] {
+            std::fs::write(&json, other).unwrap();
+            assert!(matches!(store.layer_info(&key), Err(StoreError::LayerFormat { .. })), "{other}");
+        }
         assert_eq!(store.whole_layer(&key), None);
         again.commit(&key, &info).unwrap();
         assert_eq!(store.whole_layer(&key), Some(info));

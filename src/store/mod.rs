@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/
+//!   store.json                                        which version of this tree it is (see `version`)
 //!   oci-layout, index.json, blobs/<algorithm>/<hex>   an OCI image layout: other tools read and write it
 //!   layers/<algorithm>/<hex>/fs                       a layer unpacked in overlay form, named by diff ID (or by chain ID
 //!                            layer.json               when it was mended against the layers below it)
@@ -34,6 +35,7 @@ mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 mod usage;
+mod version;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -66,11 +68,13 @@ impl Store {
     /// Opens the store at `root`, making what is missing of it.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when it cannot be made, [`StoreError::Version`] when a newer layout stands there.
+    /// [`StoreError::Open`] when it cannot be made, [`StoreError::Newer`] when a newer dockless wrote it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let open = |path: &Path, source| StoreError::Open { path: path.to_owned(), source };
+        make_private_dir(root).map_err(|source| open(root, source))?;
+        let store = Self { root: root.canonicalize().map_err(|source| open(root, source))? };
+        let is_current = store.is_current()?;
         for name in [
-            "",
             "blobs",
             "blobs/sha256",
             "blobs/sha512",
@@ -86,11 +90,12 @@ impl Store {
             "tmp",
             "locks",
         ] {
-            let path = root.join(name);
+            let path = store.root.join(name);
             make_private_dir(&path).map_err(|source| open(&path, source))?;
         }
-        let root = root.canonicalize().map_err(|source| open(root, source))?;
-        let store = Self { root };
+        if !is_current {
+            store.migrate()?;
+        }
         store.open_layout()?;
         Ok(store)
     }

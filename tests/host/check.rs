@@ -202,7 +202,8 @@ fn damaged_layers_are_found_and_unpacked_again() {
     let layer = stored.top_layer();
     let (dir, file) = (layer.join("fs/d"), layer.join("fs/d/file"));
     let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
-    let damages: [(&dyn Fn(), &str); 14] = [
+    let json = layer.join("layer.json");
+    let damages: [(&dyn Fn(), &str); 18] = [
         (&|| flip(&file), "`/d/file` has other content, from byte 3 on"),
         (
             &|| fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap(),
@@ -238,8 +239,12 @@ fn damaged_layers_are_found_and_unpacked_again() {
             },
             "`/tmp` is a regular file, expected a character device",
         ),
-        (&|| remove(&layer.join("layer.json")), "cannot read"),
-        (&|| fs::write(layer.join("layer.json"), "junk").unwrap(), "is damaged"),
+        (&|| truncate(&file), "`/d/file` has 5 bytes, expected 7"),
+        (&|| remove(&json), "cannot read"),
+        (&|| flip(&json), "layer.json"),
+        (&|| truncate(&json), "is damaged"),
+        (&|| fs::write(&json, "junk").unwrap(), "is damaged"),
+        (&|| fs::write(&json, r#"{"schema":9,"other":1}"#).unwrap(), "has format `9`, expected `1`"),
         (&|| fs::remove_dir_all(&layer).unwrap(), "is missing"),
         (
             &|| {
@@ -310,7 +315,7 @@ fn the_layer_of_a_live_run_is_not_touched() {
     run.wait_for("ready");
     fs::set_permissions(layer.join("fs/d/labelled"), Permissions::from_mode(0o600)).unwrap();
     let found = stored.finds_one(&["--repair"], 1, "damaged", "layer", &layer, "has mode 0600");
-    let hint = format!("run `{name}` has it mounted: stop it and repair again");
+    let hint = format!("run `{name}` has it mounted: stop it, then `dockless check --repair` unpacks it again");
     assert_eq!(found["hint"], hint);
     run.signal(Signal::SIGTERM);
     assert_eq!(run.finish().text(), "ready\ncontent");
@@ -386,11 +391,12 @@ fn a_killed_repair_is_finished_by_the_next() {
     }
     // In the middle of a download: what is there already goes with the next command.
     flip(&stored.top_blob());
+    let asked = stored.registry.requests_for("/blobs/").len();
     stored.registry.when("/blobs/").times(1).stall_after(10);
     let repair = stored.env.spawn(["check", "--repair"]);
     let tmp = stored.env.root().join("tmp");
-    assert!(wait_until(|| !stored.registry.requests_for("/blobs/").is_empty()
-        && fs::read_dir(&tmp).unwrap().flatten().any(|entry| entry.path().join("tmp").exists())));
+    assert!(wait_until(|| stored.registry.requests_for("/blobs/").len() > asked));
+    assert_eq!(fs::read_dir(&tmp).unwrap().count(), 1);
     repair.signal(Signal::SIGKILL);
     drop(repair);
     stored.runs(&stored.app, "/d/file", "content");
@@ -419,4 +425,117 @@ fn what_belongs_to_nothing_is_told_and_is_no_damage() {
     stored.env.run(["check", "typo"]).refused(125, &["no image `typo`"]);
     stored.env.run(["rm", &name]).code(0);
     stored.env.assert_clean();
+}
+
+/// What a run meets that comes upon damage before any check does.
+#[test]
+fn a_run_mends_what_it_needs_or_says_what_does() {
+    let Some(stored) = stored() else { return };
+    let (layer, blob) = (stored.top_layer(), stored.top_blob());
+    let run = |flags: &[&str]| {
+        let words = [&["run", "-q", "--rm"], flags, &[&stored.app, "cat", "/d/file"]].concat();
+        stored.env.run(words)
+    };
+    let unpacked_again = || assert_eq!(run(&[]).text(), "content");
+    // The blob is there, or can be had, whatever the tag names by now.
+    stored.registry.push("app:1", &base_image().file("d/file", "newer").build());
+    fs::remove_dir_all(&layer).unwrap();
+    unpacked_again();
+    fs::write(layer.join("layer.json"), r#"{"schema":9,"other":1}"#).unwrap();
+    unpacked_again();
+    for damage in [remove, truncate] {
+        fs::remove_dir_all(&layer).unwrap();
+        damage(&blob);
+        run(&["--pull", "never"]).refused(125, &["hint: "]);
+        unpacked_again();
+    }
+    // A layer that is whole needs no blob.
+    remove(&blob);
+    unpacked_again();
+    fs::remove_dir_all(&layer).unwrap();
+    stored.registry.when("/").refuse(500, "", "");
+    run(&[]).refused(125, &["500"]);
+    stored.registry.behave();
+    unpacked_again();
+    // What has its right size is noticed when it is read.
+    let mends: [(&dyn Fn(), &Path); 3] =
+        [(&|| fs::remove_dir_all(&layer).unwrap(), &blob), (&|| {}, &stored.config()), (&|| {}, &stored.manifest())];
+    for (prepare, damaged) in mends {
+        prepare();
+        flip(damaged);
+        run(&[]).refused(125, &["hint: `dockless check --repair`"]);
+        stored.runs(&stored.other, "/mine", "other");
+        stored.check(&["--repair"], 0);
+        unpacked_again();
+    }
+    stored.is_well();
+}
+
+#[test]
+fn nothing_is_lost_when_the_registry_is_gone() {
+    let Some(stored) = stored() else { return };
+    let (layer, blob, index) = (stored.top_layer(), stored.top_blob(), stored.env.root().join("index.json"));
+    let Stored { env, registry, image, app, other } = stored;
+    drop(registry);
+    let manifest = env.root().join("blobs/sha256").join(image.digest().hex());
+    let list = fs::read(&index).unwrap();
+    for (damaged, kind) in [(&blob, "blob"), (&manifest, "manifest")] {
+        let whole = fs::read(damaged).unwrap();
+        flip(damaged);
+        let left = fs::read(damaged).unwrap();
+        let output = env.run(["check", "-q", "--repair"]).code(1);
+        let words = format!("damaged: {kind} sha256:");
+        assert!(output.stdout.starts_with(&words) && output.stdout.contains("cannot be fetched again"), "{output:?}");
+        assert_eq!((fs::read(damaged).unwrap(), fs::read(&index).unwrap()), (left, list.clone()));
+        assert!(layer.join("fs/d/file").exists());
+        assert_eq!(env.container(&["-q", "--pull", "never", &other, "cat", "/mine"]).text(), "other");
+        fs::write(damaged, whole).unwrap();
+    }
+    assert_eq!(env.container(&["-q", "--pull", "never", &app, "cat", "/d/file"]).text(), "content");
+    assert_eq!(env.run(["check", "-q"]).text(), "");
+    env.assert_clean();
+}
+
+/// A check reads beside a pull, and a repair waits for it only where it replaces a layer.
+#[test]
+fn a_pull_and_a_check_go_on_at_once() {
+    let Some(stored) = stored() else { return };
+    let layer = stored.top_layer();
+    let name = stored.registry.push("late:1", &base_image().file("late", "x").build()).to_string();
+    let asked = stored.registry.requests_for("/blobs/").len();
+    stored.registry.when("/blobs/").times(1).stall_after(10);
+    let pull = stored.env.spawn(["pull", "-q", &name]);
+    assert!(wait_until(|| stored.registry.requests_for("/blobs/").len() > asked));
+    assert!(stored.check(&[], 0).iter().all(|finding| finding["state"] == "notice"));
+    flip(&stored.top_blob());
+    assert!(stored.check(&["--repair"], 0).iter().any(|finding| finding["state"] == "repaired"));
+    flip(&layer.join("fs/d/file"));
+    let repair = stored.env.spawn(["check", "--repair"]);
+    repair.wait_for(&format!("waiting for process {}", pull.pid()));
+    assert_ne!(fs::read(layer.join("fs/d/file")).unwrap(), b"content");
+    pull.signal(Signal::SIGKILL);
+    drop(pull);
+    assert!(repair.finish().code(0).stdout.contains("unpacked again"));
+    stored.env.run(["pull", "-q", &name]).code(0);
+    stored.runs(&name, "/late", "x");
+    stored.is_well();
+}
+
+/// The store's own version: one from before it was written down goes on as it is, one of the future is left alone.
+#[test]
+fn a_store_of_another_version_is_migrated_or_refused() {
+    let Some(stored) = stored() else { return };
+    let version = stored.env.root().join("store.json");
+    let ours = fs::read_to_string(&version).unwrap();
+    remove(&version);
+    stored.is_well();
+    assert_eq!(fs::read_to_string(&version).unwrap(), ours);
+    fs::write(&version, r#"{"version":2}"#).unwrap();
+    for command in [&["images"][..], &["check", "--repair"], &["run", &stored.app, "true"], &["ps"]] {
+        stored.env.run(command).refused(125, &["has version `2`, expected at most `1`", "hint: "]);
+    }
+    fs::write(&version, "{ half").unwrap();
+    stored.env.run(["images"]).refused(125, &["store.json", "is damaged", "hint: remove the file"]);
+    remove(&version);
+    stored.is_well();
 }

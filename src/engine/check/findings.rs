@@ -115,8 +115,8 @@ impl Findings {
         };
         let Some(known) = self.0.iter_mut().find(|known| same(known)) else { return self.0.push(finding) };
         let mut images = std::mem::take(&mut known.images);
-        images.extend(finding.images.iter().filter(|image| !known.images.contains(image)).cloned());
-        images.dedup();
+        let others: Vec<String> = finding.images.into_iter().filter(|image| !images.contains(image)).collect();
+        images.extend(others);
         *known = Finding { images, ..finding };
     }
 

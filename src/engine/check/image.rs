@@ -1,5 +1,6 @@
 //! One image: its documents, then its blobs, then its layers as far as the former can be relied on.
 
+use std::panic::resume_unwind;
 use std::sync::Mutex;
 
 use super::findings::{Finding, FindingKind, FindingState};
@@ -156,8 +157,8 @@ impl Checker<'_> {
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..READERS).map(|_| scope.spawn(work)).collect();
-            // A thread that died has not found its blobs whole; none of them can be relied on.
-            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+            let joined = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            joined.flatten().collect()
         })
     }
 

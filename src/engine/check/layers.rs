@@ -1,6 +1,7 @@
 //! The unpacked layers of an image against what its blobs unpack to.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::Mutex;
 
 use super::findings::{Finding, FindingKind, FindingState};
@@ -180,31 +181,22 @@ impl Checker<'_> {
     /// Puts the fresh layers in the place of the damaged ones.
     fn replace_layers(&mut self, of: &Of, damaged: Vec<(Digest, String)>) -> Result<(), EngineError> {
         // Whoever sets a run up holds the store, and has told which layers it uses when it lets go.
-        self.kept = None;
-        let tell = self.tell.clone();
-        let exclusive = self.store.exclusive(move |holder| {
-            let whose = holder.map_or_else(|| "other commands".to_owned(), |pid| format!("process {pid}"));
-            tell(&format!("waiting for {whose} before layers are replaced"));
-        })?;
-        for (key, damage) in damaged {
-            match self.scratch.give_layer(&key, &exclusive) {
-                Ok(()) => {
-                    let problem = format!("{damage}; unpacked again");
-                    let finding = Finding::new(FindingKind::Layer, &key.to_string(), FindingState::Repaired, problem);
-                    self.findings.add(finding.image(&of.label));
-                    self.layers.insert(key, true);
+        self.alone("layers are replaced", |checker, exclusive| {
+            for (key, damage) in damaged {
+                match checker.scratch.give_layer(&key, exclusive) {
+                    Ok(()) => {
+                        let (problem, name) = (format!("{damage}; unpacked again"), key.to_string());
+                        let finding = Finding::new(FindingKind::Layer, &name, FindingState::Repaired, problem);
+                        checker.findings.add(finding.image(&of.label));
+                        checker.layers.insert(key, true);
+                    }
+                    // Says so, and what to do.
+                    Err(StoreError::LayerInUse { .. }) => checker.damaged_layer(of, &key, &damage),
+                    Err(error) => return Err(error.into()),
                 }
-                Err(StoreError::LayerInUse { run, .. }) => {
-                    let finding = Finding::new(FindingKind::Layer, &key.to_string(), FindingState::Damaged, damage);
-                    let hint = format!("run `{run}` has it mounted: stop it and repair again");
-                    self.findings.add(finding.image(&of.label).hint(&hint));
-                }
-                Err(error) => return Err(error.into()),
             }
-        }
-        drop(exclusive);
-        self.kept = Some(self.store.shared()?);
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -216,6 +208,7 @@ fn unpack(unpacker: &Unpacker<'_>, usable: &[usize]) -> Result<(), RootfsError> 
     std::thread::scope(|scope| {
         let workers: Vec<_> = (1..UNPACKS).map(|_| scope.spawn(work)).collect();
         let mine = work();
-        workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(()))).fold(mine, Result::and)
+        let theirs = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        theirs.fold(mine, Result::and)
     })
 }
