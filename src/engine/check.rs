@@ -123,10 +123,8 @@ impl Checker<'_> {
     ) -> Result<T, EngineError> {
         self.kept = None;
         let tell = Arc::clone(&self.tell);
-        let exclusive = self.store.exclusive(|holder| {
-            let whose = holder.map_or_else(|| "other commands".to_owned(), |pid| format!("process {pid}"));
-            tell(&format!("waiting for {whose} before {what_follows}"));
-        })?;
+        let exclusive =
+            self.store.exclusive(|_| tell(&format!("waiting for other commands to finish before {what_follows}")))?;
         let done = work(self, &exclusive)?;
         drop(exclusive);
         self.kept = Some(self.store.shared()?);

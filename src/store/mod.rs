@@ -123,9 +123,10 @@ impl Store {
         self.lock("store", LockMode::Shared, |_| {})
     }
 
-    /// The right to delete images and layers; waits for pulls and for runs that are being set up.
-    pub fn exclusive(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
-        self.lock("store", LockMode::Exclusive, on_wait)
+    /// The right to delete images and layers; waits for pulls and for runs that are being set up. Who that is, is not known:
+    /// those who share a lock leave no name, and what they have not overwritten is that of somebody else.
+    pub fn exclusive(&self, mut on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock("store", LockMode::Exclusive, |_| on_wait(None))
     }
 
     /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at

@@ -511,7 +511,7 @@ fn a_pull_and_a_check_go_on_at_once() {
     assert!(stored.check(&["--repair"], 0).iter().any(|finding| finding["state"] == "repaired"));
     flip(&layer.join("fs/d/file"));
     let repair = stored.env.spawn(["check", "--repair"]);
-    repair.wait_for(&format!("waiting for process {}", pull.pid()));
+    repair.wait_for_stderr("waiting for other commands to finish before layers are replaced");
     assert_ne!(fs::read(layer.join("fs/d/file")).unwrap(), b"content");
     pull.signal(Signal::SIGKILL);
     drop(pull);

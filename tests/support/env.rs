@@ -324,6 +324,13 @@ impl Running {
         assert!(written, "no `{text}` in: {}\nstderr: {}", self.stdout.text(), self.stderr.text());
     }
 
+    /// Waits until `text` was said.
+    #[track_caller]
+    pub(crate) fn wait_for_stderr(&self, text: &str) {
+        let written = wait_until(|| self.stderr.text().contains(text));
+        assert!(written, "no `{text}` in: {}", self.stderr.text());
+    }
+
     /// The supervisor that this command line has started.
     #[track_caller]
     pub(crate) fn supervisor(&self) -> Pid {
