@@ -2,7 +2,7 @@
 //!
 //! All that a container can see is compared: kind, owner, mode, modification time, size, content, target of a link, number of
 //! a device, extended attributes, and which names are one file. Not compared is what the machine itself gives a file:
-//! inode numbers, access and change times, the label of SELinux. One tree is taken to be right and within the bounds of
+//! inode numbers, access and change times, the label of `SELinux`. One tree is taken to be right and within the bounds of
 //! unpacking; of the other only what has the same path and kind is entered.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};

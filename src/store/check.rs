@@ -354,7 +354,7 @@ mod tests {
         fs::write(dir.path().join("blobs/sha256/notes.txt"), "x").unwrap();
         fs::write(dir.path().join("tmp/left"), "x").unwrap();
         let loose = store.loose().unwrap();
-        assert_eq!(loose.blobs, [lonely.digest.clone()]);
+        assert_eq!(loose.blobs, std::slice::from_ref(&lonely.digest));
         assert_eq!(loose.foreign, [PathBuf::from("blobs/sha256/notes.txt"), PathBuf::from("tmp/left")]);
         let scratch = store.scratch(|_| {}).unwrap();
         scratch.borrow_blob(&lonely.digest).unwrap();

@@ -85,8 +85,8 @@ impl Store {
     /// A live run that has the layer mounted; one whose record cannot be read may have any.
     pub fn layer_user(&self, key: &Digest) -> Result<Option<String>, StoreError> {
         let uses = |run: &RunDir| run.record().map_or_else(|_| run.is_live(), |record| record.layers.contains(key));
-        let user = self.unfinished_runs()?.into_iter().find(uses);
-        Ok(user.map(|run| run.path().file_name().unwrap_or_default().to_string_lossy().into_owned()))
+        let found = self.unfinished_runs()?.into_iter().find(uses);
+        Ok(found.map(|run| run.path().file_name().unwrap_or_default().to_string_lossy().into_owned()))
     }
 
     /// Starts unpacking a layer; the caller holds the lock of `guard` and unpacks no other layer with that `number` under

@@ -88,7 +88,9 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), r#"{"version":1}"#);
         for older in [None, Some(r#"{"version":0}"#)] {
             fs::remove_file(&file).unwrap();
-            older.map(|text| fs::write(&file, text).unwrap());
+            if let Some(text) = older {
+                fs::write(&file, text).unwrap();
+            }
             let store = Store::open(dir.path()).unwrap();
             assert!(store.is_current().unwrap());
             assert_eq!(store.read_document(&key).unwrap(), b"x");

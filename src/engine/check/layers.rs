@@ -114,7 +114,7 @@ impl Checker<'_> {
                 if let Some(damage) = self.compare(of, fresh)? {
                     damaged.push((fresh.clone(), damage));
                 }
-            } else if let Some(damage) = self.damage_of_unpackable(&found[index], &diff_id, &chain) {
+            } else if let Some(damage) = self.damage_of_unpackable(found[index].as_ref(), &diff_id, &chain) {
                 self.damaged_layer(of, &diff_id, &damage);
             }
         }
@@ -129,7 +129,7 @@ impl Checker<'_> {
     }
 
     /// A layer whose blob is damaged, or that rests on such a one: only what is in sight can be told.
-    fn damage_of_unpackable(&self, found: &Option<Digest>, diff_id: &Digest, chain: &Digest) -> Option<String> {
+    fn damage_of_unpackable(&self, found: Option<&Digest>, diff_id: &Digest, chain: &Digest) -> Option<String> {
         if found.is_some() {
             return None;
         }
@@ -151,12 +151,9 @@ impl Checker<'_> {
 
     /// What is wrong with a layer of the store, of which the scratch has a fresh copy.
     fn compare(&mut self, of: &Of, key: &Digest) -> Result<Option<String>, EngineError> {
-        match self.layers.get(key) {
-            None => {}
-            Some(_) => {
-                self.findings.also_needed(FindingKind::Layer, &key.to_string(), &of.label);
-                return Ok(None);
-            }
+        if self.layers.contains_key(key) {
+            self.findings.also_needed(FindingKind::Layer, &key.to_string(), &of.label);
+            return Ok(None);
         }
         let damage = match self.damage_in_sight(key) {
             Some(damage) => Some(damage),
