@@ -13,6 +13,8 @@ use crate::support::env::{TestEnv, entries, tool, wait_until};
 use crate::support::image::{BuiltImage, BuiltIndex, Entry};
 use crate::support::registry::TestRegistry;
 
+type Damage = fn(&Path);
+
 /// A store with two images of a registry; the layer below they have in common.
 struct Stored {
     env: TestEnv,
@@ -128,7 +130,6 @@ fn damaged_blobs_and_documents_are_found_and_fetched_again() {
     assert_eq!(stored.check(&[], 0), [] as [Value; 0]);
     // The tag has moved on: what is fetched is what was there.
     stored.registry.push("app:1", &base_image().file("d/file", "newer").build());
-    type Damage = fn(&Path);
     let cases: [(&str, PathBuf, Damage, &str, bool); 9] = [
         ("blob", stored.top_blob(), flip, "has other content", false),
         ("blob", stored.top_blob(), truncate, "has 5 bytes, expected", true),
@@ -225,7 +226,7 @@ fn damaged_layers_are_found_and_unpacked_again() {
                 unnoticed(&dir, || {
                     remove(&dir.join("linked"));
                     fs::copy(&file, dir.join("linked")).unwrap();
-                })
+                });
             },
             "`/d/",
         ),
@@ -235,7 +236,7 @@ fn damaged_layers_are_found_and_unpacked_again() {
                 unnoticed(&layer.join("fs"), || {
                     remove(&layer.join("fs/tmp"));
                     fs::write(layer.join("fs/tmp"), "").unwrap();
-                })
+                });
             },
             "`/tmp` is a regular file, expected a character device",
         ),
