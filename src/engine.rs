@@ -4,6 +4,7 @@
 //! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
 
 mod admit;
+pub mod check;
 mod control;
 pub mod devices;
 mod images;

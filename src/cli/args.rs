@@ -1,5 +1,6 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
+mod check;
 mod gpu;
 mod kept;
 mod transport;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::check::CheckArgs;
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -52,6 +54,8 @@ pub(super) enum Command {
     Tag(TagArgs),
     /// Remove images and what only they need.
     Rmi(RmiArgs),
+    /// Look for damage in the store, and mend it.
+    Check(CheckArgs),
     /// Show all that is known about a run or an image, as JSON.
     Inspect(InspectArgs),
     /// Print the OCI runtime spec that `run` would use.

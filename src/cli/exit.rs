@@ -6,7 +6,7 @@
 //! | 126 | the command is there but cannot be executed |
 //! | 127 | the command is not there |
 //! | 128+n | signal n ended the workload |
-//! | other | the workload's own; of `workflow check` 1: there are mistakes |
+//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage |
 
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +28,9 @@ pub(super) const FAULT: u8 = 125;
 
 /// `workflow check` found mistakes, which is what it was asked for and no failure.
 pub(super) const FOUND_MISTAKES: u8 = 1;
+
+/// `check` found damage, or could not look whether there is some.
+pub(super) const FOUND_DAMAGE: u8 = 1;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

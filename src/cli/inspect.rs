@@ -54,7 +54,7 @@ fn image(store: &Store, stored: &StoredImage) -> Result<Value, StoreError> {
     let reference = stored.reference();
     let image = reference.map(|reference| store.load(&reference, stored, &Platform::host())).transpose()?.flatten();
     if let Some(image) = image {
-        let unpacked = crate::rootfs::ready(store, &image).ok().flatten();
+        let unpacked = crate::rootfs::ready(store, &image);
         value["unpacked"] = json!(unpacked.map(|keys| keys.iter().map(|k| store.layer_dir(k)).collect::<Vec<_>>()));
     }
     Ok(value)

@@ -4,6 +4,7 @@ mod args;
 mod artifacts;
 mod ask;
 mod attend;
+mod check;
 mod context;
 mod devices;
 mod duration;
@@ -72,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Save(args) => save::save(&context, &args),
         Command::Tag(args) => tag::tag(&context, &args),
         Command::Rmi(args) => images::remove(&context, &args),
+        Command::Check(args) => check::check(&context, &args),
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),

@@ -44,7 +44,7 @@ pub(super) async fn ready(
     if request.pull != PullPolicy::Always
         && let Some(image) = stored(store, request)?
     {
-        if let Some(layers) = rootfs::ready(store, &image)? {
+        if let Some(layers) = rootfs::ready(store, &image) {
             return Ok(ReadyImage { image, layers });
         }
         // Put there by another tool, or its layers were lost: what blobs there are need not be fetched again.
@@ -74,7 +74,7 @@ async fn brought_ready(
     let stored = StoredImage { name: request.reference.to_string(), descriptor: brought.clone() };
     let image = store.load(&request.reference, &stored, &request.platform)?;
     let image = image.ok_or_else(|| EngineError::NotStored { reference: request.reference.familiar() })?;
-    if let Some(layers) = rootfs::ready(store, &image)? {
+    if let Some(layers) = rootfs::ready(store, &image) {
         return Ok(ReadyImage { image, layers });
     }
     on_work();
@@ -137,7 +137,7 @@ async fn pull(
             wanted: request.platform.clone(),
         });
     }
-    let layers = match rootfs::ready(store, &image)? {
+    let layers = match rootfs::ready(store, &image) {
         Some(layers) if image.manifest.layers.iter().all(|layer| store.has_blob(layer)) => layers,
         _ => fetch_and_unpack(store, Some(registry), &image, observer).await?,
     };

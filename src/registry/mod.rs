@@ -122,6 +122,16 @@ impl Registry {
         Resolver { session: &session, reference, platform, observer }.resolve().await
     }
 
+    /// Fetches the manifest or index that `reference` names by its digest, verified, and nothing of what it names.
+    pub async fn fetch_manifest(
+        &self,
+        reference: &Reference,
+        observer: &dyn Observer,
+    ) -> Result<RawDocument, RegistryError> {
+        let session = self.session(reference).await?;
+        Resolver { session: &session, reference, platform: &Platform::host(), observer }.fetch_top().await
+    }
+
     /// Brings a blob of the image into the store, verified. Returns at once when it is there; waits when another process
     /// is fetching it. The caller holds [`Store::shared`]. Memory stays small whatever the size; nothing stays in the store of a download that failed or
     /// was called off.

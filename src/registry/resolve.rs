@@ -95,7 +95,7 @@ impl Resolver<'_> {
     }
 
     /// Fetches what the reference names. A digest in it is checked; for a tag the registry's own word about the digest is.
-    async fn fetch_top(&self) -> Result<RawDocument, RegistryError> {
+    pub(super) async fn fetch_top(&self) -> Result<RawDocument, RegistryError> {
         let what = self.image();
         let path = format!("manifests/{}", self.reference.manifest_selector());
         let (headers, bytes) = match self.fetch(path, &what, true, MAX_DOCUMENT_BYTES).await? {

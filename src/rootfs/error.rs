@@ -13,7 +13,7 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
     /// A layer cannot be unpacked. Nothing of it was kept.
-    #[error("cannot unpack layer `{digest}`")]
+    #[error("cannot unpack layer `{digest}`{}", content_hint(source))]
     Layer {
         /// The blob.
         digest: Digest,
@@ -138,6 +138,16 @@ pub enum RootfsError {
 
 fn kernel_says(log: &str) -> String {
     if log.is_empty() { String::new() } else { format!(" ({log})") }
+}
+
+/// What may help when the blob itself is at fault.
+const fn content_hint(error: &LayerError) -> &'static str {
+    match error {
+        LayerError::Stream(_) | LayerError::Archive(_) | LayerError::DiffId { .. } => {
+            "\nhint: `dockless check --repair` fetches it again if it was damaged in the store; if it came so, take another build"
+        }
+        _ => "",
+    }
 }
 
 /// Why a layer could not be unpacked.

@@ -84,15 +84,22 @@ impl Layers {
 }
 
 /// The keys of an image's layers, lowest first, if all are unpacked. Takes no lock and writes nothing.
-pub fn ready(store: &Store, image: &Image) -> Result<Option<Vec<Digest>>, RootfsError> {
-    let mut keys = Vec::new();
-    for (diff_id, chain) in chains(image) {
-        match find(store, keys.is_empty(), diff_id, &chain)? {
-            Some(key) => keys.push(key),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(keys))
+#[must_use]
+pub fn ready(store: &Store, image: &Image) -> Option<Vec<Digest>> {
+    standing(store, image).into_iter().collect()
+}
+
+/// The key of each of an image's layers, lowest first; `None` for one that is not unpacked or is damaged.
+#[must_use]
+pub fn standing(store: &Store, image: &Image) -> Vec<Option<Digest>> {
+    let chains = chains(image).into_iter().enumerate();
+    chains.map(|(index, (diff_id, chain))| find(store, index == 0, diff_id, &chain)).collect()
+}
+
+/// The names that each of an image's layers may have, lowest first: its diff ID and its chain ID.
+#[must_use]
+pub fn possible_keys(image: &Image) -> Vec<[Digest; 2]> {
+    chains(image).into_iter().map(|(diff_id, chain)| [diff_id.clone(), chain.digest().clone()]).collect()
 }
 
 /// Each layer's diff ID and chain ID, lowest first.
@@ -108,12 +115,13 @@ fn chains(image: &Image) -> Vec<(&Digest, ChainId)> {
         .collect()
 }
 
-/// The name under which a layer is there for this place in this image.
-fn find(store: &Store, is_lowest: bool, diff_id: &Digest, chain: &ChainId) -> Result<Option<Digest>, RootfsError> {
-    if store.layer_fs(diff_id).is_some() && (is_lowest || !store.layer_info(diff_id)?.mended) {
-        return Ok(Some(diff_id.clone()));
+/// The name under which a layer is there for this place in this image; a damaged one is not there.
+fn find(store: &Store, is_lowest: bool, diff_id: &Digest, chain: &ChainId) -> Option<Digest> {
+    let there = |key: &Digest| store.whole_layer(key).filter(|info| info.diff_id == *diff_id);
+    if there(diff_id).is_some_and(|info| is_lowest || !info.mended) {
+        return Some(diff_id.clone());
     }
-    Ok(store.layer_fs(chain.digest()).map(|_| chain.digest().clone()))
+    there(chain.digest()).map(|_| chain.digest().clone())
 }
 
 /// The unpacking of one image. Methods may be called from several threads; a layer may be unpacked as soon as its blob is
@@ -147,7 +155,7 @@ impl<'a> Unpacker<'a> {
         })?;
         let mut slots = Vec::new();
         for ((blob, _), (diff_id, chain)) in image.layers().zip(chains(image)) {
-            slots.push(match find(store, slots.is_empty(), diff_id, &chain)? {
+            slots.push(match find(store, slots.is_empty(), diff_id, &chain) {
                 Some(key) => {
                     observer.pull(&PullEvent::LayerExists { digest: &blob.digest });
                     Slot::Ready(key)
@@ -199,7 +207,7 @@ impl<'a> Unpacker<'a> {
 
     fn unpack_alone(&self, index: usize, blob: &Descriptor, diff_id: &Digest) -> Result<Slot, RootfsError> {
         let chains = chains(self.image);
-        if let Some(key) = find(self.store, index == 0, diff_id, &chains[index].1)? {
+        if let Some(key) = find(self.store, index == 0, diff_id, &chains[index].1) {
             self.observer.pull(&PullEvent::LayerExists { digest: &blob.digest });
             return Ok(Slot::Ready(key));
         }

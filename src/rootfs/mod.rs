@@ -20,6 +20,7 @@
 mod archive;
 mod assemble;
 mod attributes;
+mod compare;
 mod copy;
 mod edits;
 mod error;
@@ -40,10 +41,11 @@ mod view;
 
 pub use archive::TarError;
 pub use assemble::{Choice, ChoiceError, Method, Rootfs, assemble, mount_overlay, probe};
+pub use compare::compare_trees;
 pub use copy::copy_flat;
 pub use edits::{RootEdits, RootFile, RootLink, apply};
 pub use error::{EntryError, LayerError, RootfsError};
-pub use layers::{Layers, Unpacker, ready};
+pub use layers::{Layers, Unpacker, possible_keys, ready, standing};
 pub use member::{Inflate, Member, MemberKind, Members};
 pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};
 pub use pax::MAX_RECORD_BYTES;

@@ -82,7 +82,7 @@ fn unpack(layer: Layer<'_>, root: &Path, lowers: Option<&Merged>) -> Result<Opti
         return Err(LayerError::DiffId { expected: diff_id.clone(), actual });
     }
     let info = LayerInfo {
-        schema: 1,
+        schema: LayerInfo::SCHEMA,
         diff_id: diff_id.clone(),
         size_bytes: finished.size_bytes,
         entries,

@@ -48,14 +48,15 @@ impl Store {
             .map_err(|source| StoreError::Read { path, source })?;
         let actual = Digest::of(digest.algorithm(), &bytes);
         if actual != *digest {
-            return Err(StoreError::Digest { expected: digest.clone(), actual });
+            return Err(StoreError::Damaged { digest: digest.clone(), actual });
         }
         Ok(bytes)
     }
 
-    /// Stores a small blob that the caller has in memory, under the digest it must have.
+    /// Stores a small blob that the caller has in memory, under the digest it must have. One that is there but damaged is
+    /// replaced.
     pub fn put_document(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
-        if std::fs::metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.len() == bytes.len() as u64) {
+        if self.read_document(digest).is_ok() {
             return Ok(());
         }
         let lock = self.lock_digest(digest, |_| {})?;
@@ -373,7 +374,10 @@ mod tests {
         let digest = Digest::sha256(b"hello");
         store.put_document(&digest, b"hello").unwrap();
         std::fs::write(store.blob_path(&digest), b"jello").unwrap();
-        assert!(matches!(store.read_document(&digest), Err(StoreError::Digest { .. })));
+        assert!(matches!(store.read_document(&digest), Err(StoreError::Damaged { .. })));
+        // Whoever has it whole mends it, though the size is right.
+        store.put_document(&digest, b"hello").unwrap();
+        assert_eq!(store.read_document(&digest).unwrap(), b"hello");
     }
 
     #[test]

@@ -40,6 +40,39 @@ pub enum StoreError {
         /// What we read.
         expected: &'static str,
     },
+    /// A newer dockless wrote it.
+    #[error(
+        "the store at `{path}` has version `{found}`, expected at most `{known}`\nhint: use the newer dockless that wrote it, or name another place with `--root DIR`"
+    )]
+    Newer {
+        /// The store's root.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+        /// What we read.
+        known: u32,
+    },
+    /// The version of the store is not known.
+    #[error(
+        "`{path}`, which has the version of the store, is damaged\nhint: remove the file if no newer dockless has used the store"
+    )]
+    NoVersion {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A layer that another version unpacked.
+    #[error("`{path}` has format `{found}`, expected `{expected}`{HINT_REPAIR}")]
+    LayerFormat {
+        /// The layer's description.
+        path: PathBuf,
+        /// What it says.
+        found: u64,
+        /// What we read.
+        expected: u32,
+    },
     /// A file cannot be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -95,6 +128,31 @@ pub enum StoreError {
         expected: Digest,
         /// What arrived.
         actual: Digest,
+    },
+    /// A document in the store that hashes to something else.
+    #[error("blob `{digest}` in the store is damaged, it hashes to `{actual}`{HINT_REPAIR}")]
+    Damaged {
+        /// The blob.
+        digest: Digest,
+        /// What it hashes to.
+        actual: Digest,
+    },
+    /// The list of images does not parse.
+    #[error("the list of images, `{path}`, is damaged{HINT_REPAIR}")]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A damaged layer cannot be replaced while it is mounted.
+    #[error("layer `{digest}` is damaged, and run `{run}` has it mounted\nhint: stop the run first")]
+    LayerInUse {
+        /// The layer.
+        digest: Digest,
+        /// The live run.
+        run: String,
     },
     /// The file system has not enough room.
     #[error(
@@ -215,6 +273,8 @@ fn meant_hint(mark: &str, meant: Option<&String>, otherwise: &str) -> String {
         None => format!("\nhint: {otherwise}"),
     }
 }
+
+const HINT_REPAIR: &str = "\nhint: `dockless check --repair` mends what can be mended";
 
 const HINT_CHANGED: &str =
     "\nhint: try again; if it stays so, the registry or a proxy on the way changes what it serves";

@@ -27,13 +27,7 @@ impl Store {
     ///
     /// An image with a missing or damaged document keeps what can still be read of it and nothing else is touched by it.
     pub fn collect(&self, _exclusive: &Lock) -> Result<Removed, StoreError> {
-        let mut live = Live::default();
-        for image in self.images()? {
-            self.mark(&image.descriptor.digest, &mut live);
-        }
-        for run in self.live_runs()? {
-            live.layers.extend(run.layers);
-        }
+        let live = self.reachable()?;
         let mut removed = Removed::default();
         for (path, name) in self.content("blobs")? {
             if !live.blobs.contains(&name) {
@@ -50,6 +44,18 @@ impl Store {
             }
         }
         Ok(removed)
+    }
+
+    /// What images and live runs need, as far as it can be read.
+    pub(super) fn reachable(&self) -> Result<Live, StoreError> {
+        let mut live = Live::default();
+        for image in self.images()? {
+            self.mark(&image.descriptor.digest, &mut live);
+        }
+        for run in self.live_runs()? {
+            live.layers.extend(run.layers);
+        }
+        Ok(live)
     }
 
     /// Marks what a manifest or index reaches, as far as it can be read.
@@ -78,7 +84,7 @@ impl Store {
     }
 
     /// What stands under a directory of content, with the digest that its name spells. Foreign names are left alone.
-    fn content(&self, kind: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
+    pub(super) fn content(&self, kind: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
         let mut found = Vec::new();
         for algorithm in ["sha256", "sha512"] {
             let dir = self.root().join(kind).join(algorithm);
@@ -116,10 +122,11 @@ fn layer_keys(diff_ids: &[Digest]) -> Vec<Digest> {
     keys
 }
 
+/// Content that something needs.
 #[derive(Default)]
-struct Live {
-    blobs: HashSet<Digest>,
-    layers: HashSet<Digest>,
+pub(super) struct Live {
+    pub(super) blobs: HashSet<Digest>,
+    pub(super) layers: HashSet<Digest>,
 }
 
 /// Removes what killed processes left in `tmp/`: each entry whose lock nobody holds.
@@ -148,7 +155,7 @@ pub fn sweep_tmp(store: &Store, partials_since: SystemTime) -> Result<usize, Sto
     Ok(removed)
 }
 
-fn read_dir(dir: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
+pub(super) fn read_dir(dir: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     let read = |source| StoreError::Read { path: dir.to_owned(), source };
     fs::read_dir(dir).map_err(read)?.collect::<Result<_, _>>().map_err(read)
 }

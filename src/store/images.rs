@@ -5,7 +5,7 @@
 //! names. Entries of others are carried over as they are.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -36,29 +36,58 @@ impl StoredImage {
 impl Store {
     pub(super) fn open_layout(&self) -> Result<(), StoreError> {
         let path = self.root().join("oci-layout");
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let layout: Value =
-                    serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path: path.clone(), source })?;
-                let found = layout["imageLayoutVersion"].as_str().unwrap_or("none").to_owned();
-                if found != LAYOUT_VERSION {
-                    return Err(StoreError::Version { path: self.root().to_owned(), found, expected: LAYOUT_VERSION });
-                }
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(StoreError::Read { path, source }),
+        };
+        let layout: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        match layout["imageLayoutVersion"].as_str() {
+            Some(LAYOUT_VERSION) => Ok(()),
+            Some(found) => {
+                let (path, found) = (self.root().to_owned(), found.to_owned());
+                Err(StoreError::Version { path, found, expected: LAYOUT_VERSION })
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Missing or damaged, and it never says anything else.
+            None => {
                 let layout = json!({ "imageLayoutVersion": LAYOUT_VERSION }).to_string();
                 let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
-                write_atomic(&path, layout.as_bytes()).map_err(|source| StoreError::Write { path, source })?;
+                write_atomic(&path, layout.as_bytes()).map_err(|source| StoreError::Write { path, source })
             }
-            Err(source) => return Err(StoreError::Read { path, source }),
         }
-        Ok(())
     }
 
-    /// All images, in the order they were first stored.
+    /// All images, in the order they were first stored. Entries that are none are passed over, so that they harm no other.
     pub fn images(&self) -> Result<Vec<StoredImage>, StoreError> {
-        let (entries, path) = self.read_index()?;
-        entries.into_iter().map(|entry| parse_entry(entry, &path)).collect()
+        Ok(self.read_index()?.0.into_iter().filter_map(|entry| parse_entry(entry).ok()).collect())
+    }
+
+    /// Entries of the index that are no images, in words.
+    pub fn strange_entries(&self) -> Result<Vec<String>, StoreError> {
+        let entries = self.read_index()?.0.into_iter().enumerate();
+        Ok(entries.filter_map(|(at, entry)| Some(format!("entry {at}: {}", parse_entry(entry).err()?))).collect())
+    }
+
+    /// Keeps a damaged index under the name `aside` and writes one with these images in its place.
+    pub(super) fn replace_index(
+        &self,
+        aside: &Path,
+        images: &[(Option<Reference>, Descriptor)],
+    ) -> Result<(), StoreError> {
+        let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
+        let path = self.root().join("index.json");
+        // A second name for the old one, so that the list is missing at no moment. It is only kept to be looked at.
+        drop(std::fs::remove_file(aside));
+        drop(std::fs::hard_link(&path, aside));
+        let mut entries = Vec::new();
+        for (reference, descriptor) in images {
+            let mut descriptor = descriptor.clone();
+            if let Some(reference) = reference {
+                descriptor.annotations.insert(REF_NAME.to_owned(), reference.to_string());
+            }
+            entries.push(serde_json::to_value(&descriptor).unwrap_or_default());
+        }
+        write_index(&path, &entries)
     }
 
     /// What `reference` points to, if it is stored.
@@ -170,28 +199,31 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), path)),
             Err(source) => return Err(StoreError::Read { path, source }),
         };
-        let mut index: Value =
-            serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path: path.clone(), source })?;
-        match index["manifests"].take() {
-            Value::Array(entries) => Ok((entries, path)),
-            _ => Ok((Vec::new(), path)),
-        }
+        let damaged = |source| StoreError::Index { path: path.clone(), source };
+        let mut index: serde_json::Map<String, Value> = serde_json::from_slice(&bytes).map_err(damaged)?;
+        // Go's tools write `null` for an empty list.
+        let entries: Option<Vec<Value>> =
+            serde_json::from_value(index.remove("manifests").unwrap_or_default()).map_err(damaged)?;
+        Ok((entries.unwrap_or_default(), path))
     }
 
     fn change_index(&self, change: impl FnOnce(&mut Vec<Value>)) -> Result<(), StoreError> {
         let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
         let (mut entries, path) = self.read_index()?;
         change(&mut entries);
-        let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries });
-        write_atomic(&path, index.to_string().as_bytes()).map_err(|source| StoreError::Write { path, source })
+        write_index(&path, &entries)
     }
 }
 
-fn parse_entry(entry: Value, path: &std::path::Path) -> Result<StoredImage, StoreError> {
+fn write_index(path: &Path, entries: &[Value]) -> Result<(), StoreError> {
+    let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries });
+    write_atomic(path, index.to_string().as_bytes())
+        .map_err(|source| StoreError::Write { path: path.to_owned(), source })
+}
+
+fn parse_entry(entry: Value) -> Result<StoredImage, serde_json::Error> {
     let name = entry_name(&entry).to_owned();
-    let descriptor =
-        serde_json::from_value(entry).map_err(|source| StoreError::Json { path: path.to_owned(), source })?;
-    Ok(StoredImage { name, descriptor })
+    Ok(StoredImage { name, descriptor: serde_json::from_value(entry)? })
 }
 
 fn entry_name(entry: &Value) -> &str {
@@ -251,9 +283,37 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_none_harms_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let write = |text: &str| std::fs::write(dir.path().join("index.json"), text).unwrap();
+        let good = serde_json::to_value(descriptor("a")).unwrap();
+        write(&json!({ "schemaVersion": 2, "manifests": [7, { "digest": "sha256:../x" }, good] }).to_string());
+        assert_eq!(store.images().unwrap().len(), 1);
+        assert_eq!(store.strange_entries().unwrap().len(), 2);
+        store.tag(&"alpine".parse().unwrap(), &descriptor("b")).unwrap();
+        assert_eq!((store.images().unwrap().len(), store.strange_entries().unwrap().len()), (2, 2));
+        for damaged in ["", "{", "[]", r#"{"manifests":{}}"#, "\0\0"] {
+            write(damaged);
+            assert!(matches!(store.images(), Err(StoreError::Index { .. })), "{damaged}");
+        }
+        for empty in ["{}", r#"{"manifests":null}"#] {
+            write(empty);
+            assert!(store.images().unwrap().is_empty(), "{empty}");
+        }
+    }
+
+    #[test]
     fn a_newer_layout_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"9.0.0"}"#).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Version { .. })));
+        // A damaged one is made anew.
+        for damaged in ["", "{\"image", "\0\0"] {
+            std::fs::write(dir.path().join("oci-layout"), damaged).unwrap();
+            Store::open(dir.path()).unwrap();
+            let written = std::fs::read_to_string(dir.path().join("oci-layout")).unwrap();
+            assert_eq!(written, r#"{"imageLayoutVersion":"1.0.0"}"#);
+        }
     }
 }

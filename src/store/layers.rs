@@ -3,21 +3,26 @@
 //! `layers/<algorithm>/<hex>/fs` is a `lowerdir` as it is: whiteouts are character devices 0:0, opaque directories carry
 //! `trusted.overlay.opaque`. `layer.json` beside it says what it holds; a directory without it is never seen under its name.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{Store, StoreError};
+use super::{RunDir, Store, StoreError};
 use crate::image::Digest;
 use crate::sys::{sync_dir, write_atomic};
+
+/// Most bytes of a `layer.json` that are read; it has a few hundred.
+const MAX_INFO_BYTES: u64 = 64 << 10;
 
 /// What an unpacked layer holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerInfo {
-    /// Format of this file; 1.
+    /// Format of this file and of the tree; [`LayerInfo::SCHEMA`].
     pub schema: u32,
     /// Digest of the uncompressed tar it was unpacked from.
     pub diff_id: Digest,
@@ -31,6 +36,11 @@ pub struct LayerInfo {
     pub has_root: bool,
     /// Whether the root is opaque, so that the layers below count for nothing.
     pub is_opaque: bool,
+}
+
+impl LayerInfo {
+    /// Goes up when a blob unpacks to another tree than before; a layer of another format is unpacked again.
+    pub const SCHEMA: u32 = 1;
 }
 
 impl Store {
@@ -50,8 +60,33 @@ impl Store {
     /// What is known about a layer.
     pub fn layer_info(&self, key: &Digest) -> Result<LayerInfo, StoreError> {
         let path = self.layer_dir(key).join("layer.json");
-        let bytes = std::fs::read(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
+        let mut bytes = Vec::new();
+        std::fs::File::open(&path)
+            .and_then(|file| file.take(MAX_INFO_BYTES).read_to_end(&mut bytes))
+            .map_err(|source| StoreError::Read { path: path.clone(), source })?;
+        let damaged = |source| StoreError::Json { path: path.clone(), source };
+        let info: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+        // The number first: another format may well have other keys.
+        match info["schema"].as_u64() {
+            Some(found) if found != u64::from(LayerInfo::SCHEMA) => {
+                Err(StoreError::LayerFormat { path, found, expected: LayerInfo::SCHEMA })
+            }
+            _ => serde_json::from_value(info).map_err(damaged),
+        }
+    }
+
+    /// What is known about a layer that is whole as far as can be told without its content: tree and description are
+    /// there. One that is not counts as missing, so that it is unpacked again.
+    #[must_use]
+    pub fn whole_layer(&self, key: &Digest) -> Option<LayerInfo> {
+        self.layer_fs(key).and_then(|_| self.layer_info(key).ok())
+    }
+
+    /// A live run that has the layer mounted; one whose record cannot be read may have any.
+    pub fn layer_user(&self, key: &Digest) -> Result<Option<String>, StoreError> {
+        let uses = |run: &RunDir| run.record().map_or_else(|_| run.is_live(), |record| record.layers.contains(key));
+        let found = self.unfinished_runs()?.into_iter().find(uses);
+        Ok(found.map(|run| run.path().file_name().unwrap_or_default().to_string_lossy().into_owned()))
     }
 
     /// Starts unpacking a layer; the caller holds the lock of `guard` and unpacks no other layer with that `number` under
@@ -92,12 +127,29 @@ impl LayerWriter {
         rustix::fs::syncfs(&dir).map_err(|errno| write(errno.into()))?;
         match std::fs::rename(&self.path, &target) {
             Ok(()) => self.committed = true,
+            Err(error) if !is_taken(&error) => return Err(write(error)),
             // Two images that share a layer may have mended it at the same time, to the same effect.
-            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
-            Err(error) => return Err(write(error)),
+            Err(_) if self.store.whole_layer(key).is_some() => {}
+            Err(_) => {
+                if let Some(run) = self.store.layer_user(key)? {
+                    return Err(StoreError::LayerInUse { digest: key.clone(), run });
+                }
+                // What is damaged comes here, and goes with this.
+                exchange(&self.path, &target).map_err(write)?;
+            }
         }
         target.parent().map_or(Ok(()), sync_dir).map_err(write)
     }
+}
+
+/// Whether something stands where a directory was to be renamed to.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory)
+}
+
+/// Lets two names change places, so that neither is missing for a moment.
+pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
 impl Drop for LayerWriter {
@@ -149,6 +201,21 @@ mod tests {
         late.commit(&key, &info).unwrap();
         assert!(store.layer_fs(&key).unwrap().join("file").exists());
         assert_eq!(store.layer_info(&key).unwrap(), info);
+        // A damaged one is no reason to throw a good one away.
+        let again = store.write_layer(&key, 2).unwrap();
+        let json = dir.path().join("layers/sha256").join(key.hex()).join("layer.json");
+        for damaged in ["", "junk", "[]", "{}", r#"{"schema":1}"#] {
+            std::fs::write(&json, damaged).unwrap();
+            assert!(matches!(store.layer_info(&key), Err(StoreError::Json { .. })), "{damaged}");
+        }
+        for other in [r#"{"schema":0}"#, r#"{"schema":9,"new":true}"#] {
+            std::fs::write(&json, other).unwrap();
+            assert!(matches!(store.layer_info(&key), Err(StoreError::LayerFormat { .. })), "{other}");
+        }
+        assert_eq!(store.whole_layer(&key), None);
+        again.commit(&key, &info).unwrap();
+        assert_eq!(store.whole_layer(&key), Some(info));
+        assert!(!store.layer_fs(&key).unwrap().join("file").exists());
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
 }

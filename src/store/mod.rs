@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/
+//!   store.json                                        which version of this tree it is (see `version`)
 //!   oci-layout, index.json, blobs/<algorithm>/<hex>   an OCI image layout: other tools read and write it
 //!   layers/<algorithm>/<hex>/fs                       a layer unpacked in overlay form, named by diff ID (or by chain ID
 //!                            layer.json               when it was mended against the layers below it)
@@ -22,6 +23,7 @@
 
 mod blobs;
 mod caches;
+mod check;
 mod error;
 mod gc;
 mod images;
@@ -34,6 +36,7 @@ mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 mod usage;
+mod version;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -42,6 +45,7 @@ use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
 pub use caches::{Cache, CacheInfo, Caches, ListedCache};
+pub use check::{BlobDamage, Loose, Scratch};
 pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
@@ -66,15 +70,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Open`] when it cannot be made, [`StoreError::Network`] where other machines could be at it, and
-    /// [`StoreError::Version`] when a newer layout stands there.
+    /// [`StoreError::Newer`] when a newer dockless wrote it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let open = |path: &Path, source| StoreError::Open { path: path.to_owned(), source };
         let there = root.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("."));
         if let Some(kind) = network_file_system(there).map_err(|source| open(root, source))? {
             return Err(StoreError::Network { path: root.to_owned(), kind });
         }
+        make_private_dir(root).map_err(|source| open(root, source))?;
+        let store = Self { root: root.canonicalize().map_err(|source| open(root, source))? };
+        let is_current = store.is_current()?;
         for name in [
-            "",
             "blobs",
             "blobs/sha256",
             "blobs/sha512",
@@ -90,11 +96,12 @@ impl Store {
             "tmp",
             "locks",
         ] {
-            let path = root.join(name);
+            let path = store.root.join(name);
             make_private_dir(&path).map_err(|source| open(&path, source))?;
         }
-        let root = root.canonicalize().map_err(|source| open(root, source))?;
-        let store = Self { root };
+        if !is_current {
+            store.migrate()?;
+        }
         store.open_layout()?;
         Ok(store)
     }
@@ -122,9 +129,10 @@ impl Store {
         self.lock("store", LockMode::Shared, |_| {})
     }
 
-    /// The right to delete images and layers; waits for pulls and for runs that are being set up.
-    pub fn exclusive(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
-        self.lock("store", LockMode::Exclusive, on_wait)
+    /// The right to delete images and layers; waits for pulls and for runs that are being set up. Who that is, is not known:
+    /// those who share a lock leave no name, and what they have not overwritten is that of somebody else.
+    pub fn exclusive(&self, mut on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+        self.lock("store", LockMode::Exclusive, |_| on_wait(None))
     }
 
     /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at

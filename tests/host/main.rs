@@ -5,6 +5,7 @@
 
 mod base;
 mod buckets;
+mod check;
 mod crash;
 mod early;
 mod ends;

@@ -47,7 +47,7 @@ fn a_killed_pull_is_taken_over_in_the_middle() {
 
     let second = env.spawn(["run", "--rm", "--name", &env.name(), &reference, "true"]);
     let holder = first.pid();
-    assert!(wait_until(|| second.errors().contains(&format!("process {holder}"))), "{}", second.errors());
+    second.wait_for_stderr(&format!("process {holder}"));
     first.signal(nix::sys::signal::Signal::SIGKILL);
     second.finish().code(0);
     let ranges: Vec<_> =

@@ -81,11 +81,11 @@ impl Crash {
         self.env.run(["ps", "-a"]).code(0);
         let listed = self.env.run(["images", "--format", "json"]).json();
         if listed.as_array().is_some_and(|images| !images.is_empty()) {
-            self.env.run(["images"]).code(0);
+            self.env.run(["check"]).code(0);
         }
         self.assert_nothing_half_made(when);
         self.env.run(["pull", "-q", &self.reference]).code(0);
-        self.env.run(["images"]).code(0);
+        self.env.run(["check"]).code(0);
         self.env.assert_clean();
         self.env.run(["rmi", &self.reference]).code(0);
         self.env.assert_nothing_stored();

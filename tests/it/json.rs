@@ -189,3 +189,31 @@ fn the_keys_of_images_are_documented() {
         }
     }
 }
+
+/// A finding with every key, and the words that the keys may have.
+#[test]
+fn the_keys_of_findings_are_documented() {
+    use dockless::engine::check::{Finding, FindingKind, FindingState};
+    use {FindingKind as Kind, FindingState as State};
+    let finding = Finding {
+        state: State::Damaged,
+        kind: Kind::Blob,
+        name: String::new(),
+        problem: String::new(),
+        images: Vec::new(),
+        hint: Some(String::new()),
+    };
+    let (all, optional) = documented("## A finding of `check`");
+    assert_eq!(keys(&json!(finding)), all);
+    assert_eq!(keys(&json!(Finding { hint: None, ..finding })), &all - &optional);
+    let text = documentation();
+    let section = text.split_once("\n## A finding of `check`\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let kinds =
+        [Kind::Index, Kind::Manifest, Kind::Config, Kind::Blob, Kind::Layer, Kind::Image, Kind::Run, Kind::Stray];
+    let states = [State::Damaged, State::Repaired, State::Unchecked, State::Notice];
+    let words = kinds.map(|kind| (json!(kind), kind.word())).into_iter();
+    for (json, word) in words.chain(states.map(|state| (json!(state), state.word()))) {
+        assert_eq!(json, word);
+        assert!(section.contains(&format!("`{word}`")), "{word}");
+    }
+}

@@ -324,9 +324,11 @@ impl Running {
         assert!(written, "no `{text}` in: {}\nstderr: {}", self.stdout.text(), self.stderr.text());
     }
 
-    /// What was written to standard error so far.
-    pub(crate) fn errors(&self) -> String {
-        self.stderr.text()
+    /// Waits until `text` was said.
+    #[track_caller]
+    pub(crate) fn wait_for_stderr(&self, text: &str) {
+        let written = wait_until(|| self.stderr.text().contains(text));
+        assert!(written, "no `{text}` in: {}", self.stderr.text());
     }
 
     /// The supervisor that this command line has started.
