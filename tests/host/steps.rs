@@ -16,7 +16,7 @@ use crate::support::registry::TestRegistry;
 use crate::support::tracer::{Traced, run_until};
 
 /// Steps that are tried when not all are.
-const SOME_STEPS: usize = 20;
+const SOME_STEPS: usize = 12;
 
 /// A bit of everything, so that each kind of step comes up: small, because all of it is done again for each step.
 fn image() -> BuiltImage {
@@ -106,18 +106,51 @@ impl Crash {
     }
 }
 
-#[test]
-fn a_pull_killed_at_any_step_is_repeated() {
-    let Some(crash) = Crash::new(|env| env.dir().join("stores")) else { return };
-    let store = crash.switch("0");
-    let whole = crash.stop(&["pull", "-q", &crash.reference], &store, usize::MAX);
+/// Kills the command at the steps it takes, each time in a store that `prepare` has filled.
+fn kill_at_steps(crash: &Crash, arguments: &[&str], prepare: impl Fn(&Path)) {
+    let start = |name: &str| {
+        let store = crash.switch(name);
+        prepare(&store);
+        store
+    };
+    let whole = crash.stop(arguments, &start("0"), usize::MAX);
     assert_eq!(whole.code, Some(0));
     for step in chosen(whole.steps) {
-        let store = crash.switch(&step.to_string());
-        let stopped = crash.stop(&["pull", "-q", &crash.reference], &store, step);
-        crash.assert_recovers(&format!("killed at step {} of {}", stopped.steps, whole.steps));
+        let store = start(&step.to_string());
+        let stopped = crash.stop(arguments, &store, step);
+        crash.assert_recovers(&format!("{} killed at step {} of {}", arguments[0], stopped.steps, whole.steps));
         fs::remove_dir_all(store).unwrap();
     }
+}
+
+fn in_directory(env: &TestEnv) -> PathBuf {
+    env.dir().join("stores")
+}
+
+#[test]
+fn a_pull_killed_at_any_step_is_repeated() {
+    let Some(crash) = Crash::new(in_directory) else { return };
+    kill_at_steps(&crash, &["pull", "-q", &crash.reference], |_| {});
+}
+
+#[test]
+fn an_image_removed_and_killed_at_any_step_is_there_or_gone() {
+    let Some(crash) = Crash::new(in_directory) else { return };
+    let full = crash.switch("full");
+    crash.env.run(["pull", "-q", &crash.reference]).code(0);
+    kill_at_steps(&crash, &["rmi", &crash.reference], |store| {
+        tool("cp", ["-a".as_ref(), full.join(".").as_os_str(), store.as_os_str()]);
+    });
+}
+
+#[test]
+fn an_archive_loaded_and_killed_at_any_step_is_there_or_not() {
+    let Some(crash) = Crash::new(in_directory) else { return };
+    crash.switch("full");
+    let file = crash.env.work().join("image.tar").into_os_string().into_string().unwrap();
+    crash.env.run(["pull", "-q", &crash.reference]).code(0);
+    crash.env.run(["save", "--format", "oci-archive", "-o", &file, &crash.reference]).code(0);
+    kill_at_steps(&crash, &["load", "-q", "-i", &file], |_| {});
 }
 
 /// A disk in a file. Nothing of it reaches the file but what the file system has written out.
