@@ -12,6 +12,8 @@
 //!   caches/<key>/                                     a directory that a workflow finds again (see `caches`)
 //!   secrets/<name>                                    a value that workflows ask for by name (see `secrets`)
 //!   tmp/                                              being written; each entry is named after the lock that guards it
+//!   trash/                                            deleted; unlinked after the lock is released (see `trash`)
+//!   reserve                                           room for `index.json` on a full file system (see `reserve`)
 //!   locks/                                            locks between processes
 //! ```
 //!
@@ -22,16 +24,20 @@
 
 mod blobs;
 mod caches;
+mod df;
 mod error;
 mod gc;
 mod images;
 mod layers;
 mod record;
+mod removal;
+mod reserve;
 mod runs;
 mod secrets;
 mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trash;
 mod usage;
 
 use std::fs::DirBuilder;
@@ -41,14 +47,17 @@ use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
 pub use caches::{Cache, CacheInfo, Caches, ListedCache};
+pub use df::{Share, ShareKind, SharedItem};
 pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
 pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+pub use removal::Freed;
 pub use runs::{Reservation, RunDir, RunName, RunNameError};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
+pub use trash::Emptied;
 pub use usage::Used;
 
 use crate::image::Digest;
@@ -90,6 +99,9 @@ impl Store {
         let root = root.canonicalize().map_err(|source| open(root, source))?;
         let store = Self { root };
         store.open_layout()?;
+        // Neither can be had on a full file system, and both are done without there.
+        drop(store.make_trash());
+        store.lay_in_reserve();
         Ok(store)
     }
 
@@ -118,7 +130,7 @@ impl Store {
 
     /// The right to delete images and layers; waits for pulls and for runs that are being set up.
     pub fn exclusive(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
-        self.lock("store", LockMode::Exclusive, on_wait)
+        self.lock_at_any_rate("store", on_wait)
     }
 
     /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at
