@@ -2,6 +2,7 @@
 
 mod gpu;
 mod kept;
+mod system;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 use super::duration::Span;
 
 /// Run containers from OCI images, without a daemon.
@@ -78,6 +80,9 @@ pub(super) enum Command {
     /// Remove what is no longer needed.
     #[command(subcommand)]
     Prune(PruneCommand),
+    /// Look at the store as a whole, and clean it up.
+    #[command(subcommand)]
+    System(SystemCommand),
 }
 
 /// How much is said.
@@ -269,15 +274,6 @@ pub(super) struct ListArgs {
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     pub(super) format: Format,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RmiArgs {
-    /// Names or digests.
-    #[arg(required = true)]
-    pub(super) images: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Args)]

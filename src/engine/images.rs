@@ -34,6 +34,19 @@ pub(super) async fn ready(
     observer: &Arc<dyn Observer>,
     on_work: &mut (dyn FnMut() + Send),
 ) -> Result<ReadyImage, EngineError> {
+    let image = obtain(store, settings, request, observer, on_work).await?;
+    // What pruning calls the time of its last use.
+    store.touch_image(&image.image.manifest_digest);
+    Ok(image)
+}
+
+async fn obtain(
+    store: &Store,
+    settings: &registry::Settings,
+    request: &ImageRequest,
+    observer: &Arc<dyn Observer>,
+    on_work: &mut (dyn FnMut() + Send),
+) -> Result<ReadyImage, EngineError> {
     // A registry client of its own for each image: what it is given is shown to that image's registry only.
     let settings = &with_login(settings, request);
     if request.pull != PullPolicy::Always
