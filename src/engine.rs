@@ -12,6 +12,7 @@ pub mod inputs;
 mod places;
 pub mod ports;
 mod prepare;
+pub mod reaper;
 pub mod removal;
 pub mod resources;
 mod shelves;
@@ -327,6 +328,7 @@ impl Engine {
         DirBuilder::new().recursive(true).mode(0o700).create(&settings.state).map_err(state)?;
         let store = Store::open(&settings.root)?;
         let told = sweep(&store, &settings.state, &settings.leases)?;
+        reaper::attend(&store);
         Ok((Self { store, settings }, told))
     }
 

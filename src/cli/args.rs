@@ -3,6 +3,7 @@
 mod check;
 mod gpu;
 mod kept;
+mod system;
 mod transport;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
 
@@ -90,6 +92,9 @@ pub(super) enum Command {
     /// Remove what is no longer needed.
     #[command(subcommand)]
     Prune(PruneCommand),
+    /// Look at the store as a whole, and clean it up.
+    #[command(subcommand)]
+    System(SystemCommand),
 }
 
 /// How much is said.
@@ -281,15 +286,6 @@ pub(super) struct ListArgs {
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     pub(super) format: Format,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RmiArgs {
-    /// Names or digests.
-    #[arg(required = true)]
-    pub(super) images: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,5 @@
 //! `pull`, `images` and `rmi`.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -9,6 +8,8 @@ use super::args::{ListArgs, PullArgs, RmiArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
+use super::prune::dispose_of_trash;
+use crate::engine::removal::{Insistence, remove_images};
 use crate::engine::{Engine, ImageRequest, PullPolicy};
 use crate::image::{ByteSize, Digest, ImageConfig, Observer, Platform, Source};
 use crate::store::{Store, StoreError, StoredImage};
@@ -106,24 +107,16 @@ pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> 
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
-    let lock = store.exclusive(|holder| printer.say(&waiting(holder)))?;
-    // All names are looked up before any is removed, so that a typing error removes nothing.
-    let mut images = Vec::new();
-    let mut seen = HashSet::new();
-    for name in &args.images {
-        let image = store.find(name)?;
-        if let Some(run) = store.run_using(&image)? {
-            return Err(StoreError::ImageInUse { name: name.clone(), run: run.to_string() }.into());
-        }
-        if seen.insert(image.name.clone()) {
-            images.push(image);
-        }
+    let insistence = if args.force { Insistence::Force } else { Insistence::None };
+    let names = (!args.all).then_some(args.images.as_slice());
+    let done = remove_images(store, names, insistence, |holder| printer.say(&waiting(holder)))?;
+    for image in &done.images {
+        let name = if image.name.is_empty() { image.descriptor.digest.to_string() } else { image.name.clone() };
+        print_data(&format!("{name}\n"));
     }
-    for image in images {
-        store.untag(&image)?;
-        print_data(&format!("{}\n", image.name));
-    }
-    let removed = store.collect(&lock)?;
+    done.told.iter().for_each(|line| printer.say(line));
+    let removed = done.removed;
     printer.say(&format!("removed {} blobs and {} layers, {}", removed.blobs, removed.layers, ByteSize(removed.bytes)));
+    dispose_of_trash(store, false, printer);
     Ok(0)
 }

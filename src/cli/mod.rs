@@ -23,6 +23,7 @@ mod run;
 mod save;
 mod secrets;
 mod stop;
+mod system;
 mod table;
 mod tag;
 mod tags;
@@ -34,7 +35,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::{
-    ArtifactsCommand, Cli, Command, GpuCommand, PruneCommand, SecretsCommand, TagsCommand, WorkflowCommand,
+    ArtifactsCommand, Cli, Command, GpuCommand, PruneCommand, SecretsCommand, SystemCommand, TagsCommand,
+    WorkflowCommand,
 };
 use self::context::Context;
 use self::exit::{CliError, FAULT};
@@ -100,5 +102,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Secrets(SecretsCommand::Delete(args)) => secrets::delete(&context, &args),
         Command::Prune(PruneCommand::Runs(args)) => prune::runs(&context, &args),
         Command::Prune(PruneCommand::Cache(args)) => prune::caches(&context, &args),
+        Command::Prune(PruneCommand::Images(args)) => prune::images(&context, &args),
+        Command::System(SystemCommand::Df(args)) => system::df(&context, &args),
+        Command::System(SystemCommand::Prune(args)) => system::prune(&context, &args),
     }
 }

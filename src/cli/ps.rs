@@ -6,6 +6,7 @@ use super::args::{PsArgs, RmArgs, TalkArgs};
 use super::context::Context;
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
+use super::prune::dispose_of_trash;
 use super::time::ago;
 use crate::engine::removal::remove_run;
 use crate::store::{RunRecord, StoreError};
@@ -79,5 +80,6 @@ pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
         remove_run(store, &run, |holder| printer.say(&waiting(holder)))?;
         print_data(&format!("{}\n", run.name()?));
     }
+    dispose_of_trash(store, false, printer);
     Ok(0)
 }

@@ -36,6 +36,19 @@ pub(super) async fn ready(
     observer: &Arc<dyn Observer>,
     on_work: &mut (dyn FnMut() + Send),
 ) -> Result<ReadyImage, EngineError> {
+    let image = obtain(store, settings, request, observer, on_work).await?;
+    // What pruning calls the time of its last use.
+    store.touch_image(&image.image.manifest_digest);
+    Ok(image)
+}
+
+async fn obtain(
+    store: &Store,
+    settings: &registry::Settings,
+    request: &ImageRequest,
+    observer: &Arc<dyn Observer>,
+    on_work: &mut (dyn FnMut() + Send),
+) -> Result<ReadyImage, EngineError> {
     if let Some(brought) = &request.brought {
         return brought_ready(store, request, brought, observer, on_work).await;
     }

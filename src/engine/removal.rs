@@ -4,10 +4,15 @@
 //! just being set up is missed. A run goes with its artifacts, these first: what a crash leaves is a run that can be
 //! removed again, never artifacts that nobody knows of.
 
+mod images;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+pub use self::images::{
+    ImageFilter, ImagesToPrune, Insistence, LabelFilter, RemovedImages, images_to_prune, prune_images, remove_images,
+};
 use super::places::{directory, recorded};
 use crate::artifact::{ArtifactError, ArtifactStore, Outcome, Owner, SaveRequest, Saved};
 use crate::store::{ListedCache, RunDir, RunName, RunRecord, RunState, Store, StoreError, TagName, Used};

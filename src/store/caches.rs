@@ -85,7 +85,7 @@ impl Store {
     /// Takes a cache out of sight and removes it; the bytes that it took. The caller holds [`Store::change_inputs`] and has
     /// seen that no live run uses it.
     pub fn remove_cache(&self, key: &str) -> Result<u64, StoreError> {
-        self.remove_out_of_sight(&self.caches().dir.join(key), &format!("cache {key}"))
+        self.remove_out_of_sight(&self.caches().dir.join(key), &format!("cache-{key}"))
     }
 }
 

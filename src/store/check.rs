@@ -4,7 +4,7 @@
 //! layer moves from there into the store by one rename or exchange, so that a kill at any moment leaves the damaged one or
 //! the right one, never neither.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
@@ -174,12 +174,8 @@ impl Store {
 
     /// What belongs to nothing. Right only when no image has a damaged document, since what that names is not known.
     pub fn loose(&self) -> Result<Loose, StoreError> {
-        let live = self.reachable()?;
-        let unreached = |kind: &str, live: &HashSet<Digest>| -> Result<Vec<Digest>, StoreError> {
-            let all: BTreeSet<String> = self.content(kind)?.into_iter().map(|(_, name)| name.to_string()).collect();
-            let names = all.iter().filter_map(|name| name.parse().ok());
-            Ok(names.filter(|name| !live.contains(name)).collect())
-        };
+        let (blobs, layers) = self.orphans()?;
+        let names = |found: Vec<(PathBuf, Digest)>| found.into_iter().map(|(_, name)| name).collect();
         let mut foreign = Vec::new();
         for dir in ["blobs/sha256", "blobs/sha512", "layers/sha256", "layers/sha512"] {
             let algorithm = dir.split_once('/').map_or("", |(_, name)| name);
@@ -195,7 +191,7 @@ impl Store {
         let entries = read_dir(&self.root().join("tmp"))?.into_iter().map(|entry| entry.file_name());
         foreign.extend(entries.filter(|name| unnamed(name)).map(|name| Path::new("tmp").join(name)));
         foreign.sort();
-        Ok(Loose { blobs: unreached("blobs", &live.blobs)?, layers: unreached("layers", &live.layers)?, foreign })
+        Ok(Loose { blobs: names(blobs), layers: names(layers), foreign })
     }
 
     /// A place to unpack and fetch to while it is looked at this store. One at a time: waits for another process's.

@@ -189,12 +189,25 @@ pub enum StoreError {
         found: String,
     },
     /// The image is in use.
-    #[error("image `{name}` is used by run `{run}`\nhint: stop the run first")]
+    #[error(
+        "image `{name}` is used by run `{run}`\nhint: stop the run or remove it first; `dockless rmi --force` takes the name away and leaves the run what it needs"
+    )]
     ImageInUse {
         /// The image.
         name: String,
         /// A run that uses it.
         run: String,
+    },
+    /// Which layers a live run needs cannot be told.
+    #[error(
+        "nothing was deleted, because it cannot be told which layers run `{name}` has mounted\nhint: stop the run first"
+    )]
+    RunUnreadable {
+        /// The run.
+        name: String,
+        /// Why its record cannot be read.
+        #[source]
+        source: Box<StoreError>,
     },
     /// No such run.
     #[error("no run `{name}`\nhint: `dockless ps -a` lists the runs")]

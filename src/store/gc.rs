@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::blobs::PARTIAL;
-use super::layers::{remove_any, remove_tree};
-use super::{Store, StoreError};
+use super::layers::remove_any;
+use super::{Store, StoreError, StoredImage};
 use crate::image::{ChainId, Digest, Document, ImageConfig};
 use crate::sys::{Lock, LockMode};
 
@@ -22,40 +22,79 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// A blob or a layer: where it is, and its name.
+pub(super) type Content = (PathBuf, Digest);
+
 impl Store {
-    /// Deletes every blob and layer that no image and no live run reaches. The caller holds [`Store::exclusive`].
+    /// Takes every blob and layer out of sight that no image and no run reaches; [`Store::empty_trash`] frees what they
+    /// took. The caller holds [`Store::exclusive`].
     ///
     /// An image with a missing or damaged document keeps what can still be read of it and nothing else is touched by it.
+    ///
+    /// # Errors
+    /// [`StoreError::RunUnreadable`] when it cannot be told which layers a live run has mounted: then nothing is deleted.
     pub fn collect(&self, _exclusive: &Lock) -> Result<Removed, StoreError> {
-        let live = self.reachable()?;
-        let mut removed = Removed::default();
+        let live = self.live(&[])?;
+        self.mark_collecting();
+        let mut removed = self.discard_layers(&live)?;
         for (path, name) in self.content("blobs")? {
             if !live.blobs.contains(&name) {
-                removed.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
-                fs::remove_file(&path).map_err(|source| StoreError::Write { path, source })?;
-                removed.blobs += 1;
+                removed.bytes += fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+                removed.blobs += usize::from(self.throw_away(&path, &format!("blob-{}", name.short()))?);
             }
         }
+        self.mark_collected();
+        Ok(removed)
+    }
+
+    /// The same for layers alone, and those of `leaving` too, whose names are still there: without its layers an image is
+    /// one that is unpacked when it is next wanted. That makes room on a full file system.
+    pub(super) fn collect_layers(&self, leaving: &[StoredImage]) -> Result<Removed, StoreError> {
+        self.discard_layers(&self.live(leaving)?)
+    }
+
+    fn discard_layers(&self, live: &Live) -> Result<Removed, StoreError> {
+        let mut removed = Removed::default();
         for (path, name) in self.content("layers")? {
             if !live.layers.contains(&name) {
                 removed.bytes += self.layer_info(&name).map_or(0, |info| info.size_bytes);
-                self.discard(&path, &name)?;
-                removed.layers += 1;
+                removed.layers += usize::from(self.throw_away(&path, &format!("layer-{}", name.short()))?);
             }
         }
         Ok(removed)
     }
 
-    /// What images and live runs need, as far as it can be read.
-    pub(super) fn reachable(&self) -> Result<Live, StoreError> {
+    /// What images, `leaving` left out, and runs reach, as far as it can be read.
+    fn live(&self, leaving: &[StoredImage]) -> Result<Live, StoreError> {
         let mut live = Live::default();
         for image in self.images()? {
-            self.mark(&image.descriptor.digest, &mut live);
+            if !leaving.iter().any(|leaving| leaving.is_same_entry(&image)) {
+                self.mark(&image.descriptor.digest, &mut live);
+            }
         }
-        for run in self.live_runs()? {
+        for run in self.runs_with_layers()? {
             live.layers.extend(run.layers);
         }
         Ok(live)
+    }
+
+    /// What stands in the store that no image and no run reaches: blobs, then layers.
+    pub(super) fn orphans(&self) -> Result<(Vec<Content>, Vec<Content>), StoreError> {
+        let live = self.live(&[])?;
+        let without = |kind, reached: &HashSet<Digest>| {
+            let mut found = self.content(kind)?;
+            found.retain(|(_, name)| !reached.contains(name));
+            found.sort();
+            Ok::<_, StoreError>(found)
+        };
+        Ok((without("blobs", &live.blobs)?, without("layers", &live.layers)?))
+    }
+
+    /// The blobs and the layers that an image reaches, as far as that can be told.
+    pub(super) fn reached(&self, digest: &Digest) -> (HashSet<Digest>, HashSet<Digest>) {
+        let mut live = Live::default();
+        self.mark(digest, &mut live);
+        (live.blobs, live.layers)
     }
 
     /// Marks what a manifest or index reaches, as far as it can be read.
@@ -84,7 +123,7 @@ impl Store {
     }
 
     /// What stands under a directory of content, with the digest that its name spells. Foreign names are left alone.
-    pub(super) fn content(&self, kind: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
+    pub(super) fn content(&self, kind: &str) -> Result<Vec<Content>, StoreError> {
         let mut found = Vec::new();
         for algorithm in ["sha256", "sha512"] {
             let dir = self.root().join(kind).join(algorithm);
@@ -96,17 +135,6 @@ impl Store {
             }
         }
         Ok(found)
-    }
-
-    /// A half-deleted layer must never be seen under its name, so it is renamed first.
-    fn discard(&self, path: &Path, name: &Digest) -> Result<(), StoreError> {
-        let away = self.tmp_path(name, "trash");
-        let write = |source| StoreError::Write { path: path.to_owned(), source };
-        remove_tree(&away).map_err(write)?;
-        fs::rename(path, &away).map_err(write)?;
-        // What cannot be removed now is swept later.
-        drop(remove_tree(&away));
-        Ok(())
     }
 }
 
@@ -124,7 +152,7 @@ fn layer_keys(diff_ids: &[Digest]) -> Vec<Digest> {
 
 /// Content that something needs.
 #[derive(Default)]
-pub(super) struct Live {
+struct Live {
     pub(super) blobs: HashSet<Digest>,
     pub(super) layers: HashSet<Digest>,
 }
@@ -161,7 +189,7 @@ pub(super) fn read_dir(dir: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
@@ -169,7 +197,7 @@ mod tests {
     use crate::store::LayerInfo;
 
     /// Stores an image of one layer and returns its manifest's descriptor and its diff ID.
-    fn image(store: &Store, layer: &str) -> (Descriptor, Digest) {
+    pub(in crate::store) fn image(store: &Store, layer: &str) -> (Descriptor, Digest) {
         let put = |bytes: &[u8], media_type: &str| {
             let digest = Digest::sha256(bytes);
             store.put_document(&digest, bytes).unwrap();

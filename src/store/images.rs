@@ -31,6 +31,12 @@ impl StoredImage {
     pub fn reference(&self) -> Option<Reference> {
         self.name.parse().ok()
     }
+
+    /// Whether both are one entry of the index.
+    #[must_use]
+    pub fn is_same_entry(&self, other: &Self) -> bool {
+        self.name == other.name && self.descriptor.digest == other.descriptor.digest
+    }
 }
 
 impl Store {
@@ -87,7 +93,7 @@ impl Store {
             }
             entries.push(serde_json::to_value(&descriptor).unwrap_or_default());
         }
-        write_index(&path, &entries)
+        self.write_index(&path, &entries)
     }
 
     /// What `reference` points to, if it is stored.
@@ -129,13 +135,21 @@ impl Store {
 
     /// Takes the name away; returns whether it was there. The content stays until [`Store::collect`].
     pub fn untag(&self, image: &StoredImage) -> Result<bool, StoreError> {
-        let mut removed = false;
+        self.untag_all(std::slice::from_ref(image)).map(|removed| removed > 0)
+    }
+
+    /// Takes all these names away at once; returns how many were there.
+    pub fn untag_all(&self, images: &[StoredImage]) -> Result<usize, StoreError> {
+        let is_meant = |entry: &Value| {
+            images
+                .iter()
+                .any(|image| entry_name(entry) == image.name && entry["digest"] == image.descriptor.digest.to_string())
+        };
+        let mut removed = 0;
         self.change_index(|entries| {
-            entries.retain(|entry| {
-                let same = entry_name(entry) == image.name && entry["digest"] == image.descriptor.digest.to_string();
-                removed |= same;
-                !same
-            });
+            let before = entries.len();
+            entries.retain(|entry| !is_meant(entry));
+            removed = before - entries.len();
         })?;
         Ok(removed)
     }
@@ -208,17 +222,16 @@ impl Store {
     }
 
     fn change_index(&self, change: impl FnOnce(&mut Vec<Value>)) -> Result<(), StoreError> {
-        let _lock = self.lock("index", LockMode::Exclusive, |_| {})?;
+        let _lock = self.lock_at_any_rate("index", |_| {})?;
         let (mut entries, path) = self.read_index()?;
         change(&mut entries);
-        write_index(&path, &entries)
+        self.write_index(&path, &entries)
     }
-}
 
-fn write_index(path: &Path, entries: &[Value]) -> Result<(), StoreError> {
-    let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries });
-    write_atomic(path, index.to_string().as_bytes())
-        .map_err(|source| StoreError::Write { path: path.to_owned(), source })
+    fn write_index(&self, path: &Path, entries: &[Value]) -> Result<(), StoreError> {
+        let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries });
+        self.write_at_any_rate(path, index.to_string().as_bytes())
+    }
 }
 
 fn parse_entry(entry: Value) -> Result<StoredImage, serde_json::Error> {

@@ -13,6 +13,8 @@
 //!   caches/<key>/                                     a directory that a workflow finds again (see `caches`)
 //!   secrets/<name>                                    a value that workflows ask for by name (see `secrets`)
 //!   tmp/                                              being written; each entry is named after the lock that guards it
+//!   trash/                                            deleted; unlinked after the lock is released (see `trash`)
+//!   reserve                                           room for `index.json` on a full file system (see `reserve`)
 //!   locks/                                            locks between processes
 //! ```
 //!
@@ -24,17 +26,21 @@
 mod blobs;
 mod caches;
 mod check;
+mod df;
 mod error;
 mod gc;
 mod images;
 mod layers;
 mod record;
+mod removal;
+mod reserve;
 mod runs;
 mod secrets;
 mod spool;
 mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trash;
 mod usage;
 mod version;
 
@@ -46,14 +52,17 @@ use std::path::{Path, PathBuf};
 pub use blobs::BlobWriter;
 pub use caches::{Cache, CacheInfo, Caches, ListedCache};
 pub use check::{BlobDamage, Loose, Scratch};
+pub use df::{Share, ShareKind, SharedItem};
 pub use error::StoreError;
 pub use gc::{Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
 pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+pub use removal::Freed;
 pub use runs::{Reservation, RunDir, RunName, RunNameError};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
+pub use trash::Emptied;
 pub use usage::Used;
 
 use crate::image::Digest;
@@ -103,6 +112,9 @@ impl Store {
             store.migrate()?;
         }
         store.open_layout()?;
+        // Neither can be had on a full file system, and both are done without there.
+        drop(store.make_trash());
+        store.lay_in_reserve();
         Ok(store)
     }
 
@@ -132,7 +144,7 @@ impl Store {
     /// The right to delete images and layers; waits for pulls and for runs that are being set up. Who that is, is not known:
     /// those who share a lock leave no name, and what they have not overwritten is that of somebody else.
     pub fn exclusive(&self, mut on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
-        self.lock("store", LockMode::Exclusive, |_| on_wait(None))
+        self.lock_at_any_rate("store", |_| on_wait(None))
     }
 
     /// The right to decide whether the machine has room for one more run: held from before the other runs are looked at

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::remove_any;
 use super::record::{RunRecord, RunState};
-use super::{Store, StoreError, StoredImage};
+use super::{Store, StoreError};
 use crate::sys::{Lock, LockMode, write_atomic};
 
 const MAX_NAME_LEN: usize = 63;
@@ -349,13 +349,6 @@ impl Store {
     /// Records of the runs that rely on images and layers right now.
     pub fn live_runs(&self) -> Result<Vec<RunRecord>, StoreError> {
         Ok(self.unfinished_runs()?.iter().filter_map(|run| run.record().ok()).collect())
-    }
-
-    /// A live run of the image, if there is one.
-    pub fn run_using(&self, image: &StoredImage) -> Result<Option<RunName>, StoreError> {
-        let manifests = self.manifests(image).unwrap_or_default();
-        let uses = |run: &RunRecord| manifests.iter().any(|(digest, _)| Some(digest) == run.manifest.as_ref());
-        Ok(self.live_runs()?.into_iter().find(uses).map(|run| run.name))
     }
 
     fn run_path(&self, name: &RunName) -> PathBuf {

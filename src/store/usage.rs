@@ -5,13 +5,15 @@
 //! [`Store::change_inputs`] while it looks whether a live run uses them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
 use std::path::Path;
 
-use super::{RunDir, RunName, Store, StoreError};
+use jiff::Timestamp;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::{RunDir, RunName, RunRecord, Store, StoreError, StoredImage};
 use crate::image::Digest;
-use crate::sys::{Lock, LockMode, disk_usage, remove_tree};
+use crate::sys::{Lock, LockMode, disk_usage};
 
 /// Locks it all: the name in `locks/`.
 const INPUTS: &str = "inputs";
@@ -34,7 +36,7 @@ impl Store {
     /// The right to remove runs, artifacts and caches that [`Store::used`] does not name; waits for runs that are being
     /// set up.
     pub fn change_inputs(&self, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
-        self.lock(INPUTS, LockMode::Exclusive, on_wait)
+        self.lock_at_any_rate(INPUTS, on_wait)
     }
 
     /// What the live runs have mounted. It stays true as long as [`Store::change_inputs`] is held.
@@ -52,28 +54,75 @@ impl Store {
     /// The caller holds [`Store::change_inputs`] and the run's own lock, and has seen that no live run uses it.
     pub fn remove_run(&self, run: &RunDir) -> Result<u64, StoreError> {
         let name = run.path().file_name().unwrap_or_default().to_string_lossy();
-        let bytes = self.remove_out_of_sight(run.path(), &format!("run {name}"))?;
+        let bytes = self.remove_out_of_sight(run.path(), &format!("run-{name}"))?;
         run.finish()?;
         Ok(bytes)
     }
 
-    /// Renames what stands at `path` into `tmp/` and removes it there; the bytes that it took. What a crash leaves of it is
-    /// swept by the next command.
+    /// Renames what stands at `path` into the trash; the bytes that it takes there. The caller holds
+    /// [`Store::change_inputs`] and empties the trash afterwards.
     pub(super) fn remove_out_of_sight(&self, path: &Path, what: &str) -> Result<u64, StoreError> {
-        let guard = Digest::sha256(what.as_bytes());
-        let lock = self.lock_digest(&guard, |_| {})?;
-        let away = self.tmp_path(&guard, "trash");
-        let write = |source| StoreError::Write { path: path.to_owned(), source };
-        remove_tree(&away).map_err(write)?;
-        match fs::rename(path, &away) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-            renamed => renamed.map_err(write)?,
+        let bytes = disk_usage(path).unwrap_or(0);
+        Ok(if self.throw_away(path, what)? { bytes } else { 0 })
+    }
+
+    /// Records of the runs whose layers must stay: those that have not been cleaned up yet, and ended ones that have kept
+    /// their writable layer, which means nothing without the layers below.
+    ///
+    /// # Errors
+    /// [`StoreError::RunUnreadable`] for one that goes on and whose record cannot be read.
+    pub fn runs_with_layers(&self) -> Result<Vec<RunRecord>, StoreError> {
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        for run in self.unfinished_runs()? {
+            seen.insert(run.path().to_owned());
+            match run.record() {
+                Ok(record) => found.push(record),
+                // It is just being made: whoever makes it holds [`Store::shared`] before it looks for layers.
+                Err(_) if run.lacks_record() => {}
+                Err(source) if run.is_live() => {
+                    let name = run.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Err(StoreError::RunUnreadable { name, source: Box::new(source) });
+                }
+                Err(_) => {}
+            }
         }
-        let bytes = disk_usage(&away).unwrap_or(0);
-        remove_tree(&away).map_err(write)?;
-        // Nobody will soon want this name; what cannot be removed is an empty file.
-        drop(lock.remove());
-        Ok(bytes)
+        for run in self.runs()? {
+            if !seen.contains(run.path()) && run.path().join("upper").exists() {
+                found.extend(run.record().ok());
+            }
+        }
+        Ok(found)
+    }
+
+    /// The images, each with a run that needs its layers.
+    pub fn runs_needing(&self, images: &[StoredImage]) -> Result<Vec<(StoredImage, Option<RunName>)>, StoreError> {
+        let runs = self.runs_with_layers()?;
+        let user = |image: &StoredImage| {
+            let manifests = self.manifests(image).unwrap_or_default();
+            let uses = |run: &&RunRecord| manifests.iter().any(|(digest, _)| Some(digest) == run.manifest.as_ref());
+            runs.iter().find(uses).map(|run| run.name.clone())
+        };
+        Ok(images.iter().map(|image| (image.clone(), user(image))).collect())
+    }
+
+    /// Notes that the image of this manifest (or index) was used now: the time is the modification time of that blob, whose
+    /// content never changes. It costs one system call, needs no lock and no space, and goes with the blob.
+    pub fn touch_image(&self, digest: &Digest) {
+        // An image that is about to be read must not fail because its time cannot be noted.
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let as_it_is = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: as_it_is, last_modification: now };
+        drop(File::open(self.blob_path(digest)).map(|blob| rustix::fs::futimens(&blob, &times)));
+    }
+
+    /// When the image was last pulled or used, as far as that is known. Names of the same content share it.
+    #[must_use]
+    pub fn image_last_used(&self, image: &StoredImage) -> Option<Timestamp> {
+        let manifests = self.manifests(image).unwrap_or_default();
+        let digests = manifests.iter().map(|(digest, _)| digest).chain([&image.descriptor.digest]);
+        let times = digests.filter_map(|digest| fs::metadata(self.blob_path(digest)).ok()?.modified().ok());
+        times.max().and_then(|time| Timestamp::try_from(time).ok())
     }
 }
 
@@ -110,7 +159,9 @@ mod tests {
         let lock = run.try_lock().unwrap().unwrap();
         assert!(store.remove_run(&run).unwrap() > 0);
         drop(lock);
-        for name in ["runs", "active", "tmp"] {
+        assert!(store.has_trash());
+        assert!(store.empty_trash(&mut 100, false).unwrap().stuck.is_empty());
+        for name in ["runs", "active", "tmp", "trash"] {
             assert_eq!(fs::read_dir(dir.path().join(name)).unwrap().count(), 0, "{name}");
         }
         assert!(store.create_run(&name).is_ok());

@@ -18,4 +18,4 @@ pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
 pub use process::{exit_now, join_new_keyring, pidfd, reader_is_gone, reset_signals, send_signal, write_raw};
 pub use space::{free_bytes, network_file_system};
-pub use tree::{disk_usage, remove_tree};
+pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -41,6 +41,98 @@ pub fn remove_tree(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// What [`remove_some`] came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing stands there any more.
+    Gone,
+    /// The budget is spent, and something is left.
+    Spent,
+}
+
+/// Removes what stands at `path` for as long as `budget` lasts: each name costs one, and each [`BYTES_A_UNIT`] that its file
+/// takes another, for a file system needs time for both.
+///
+/// What cannot be removed does not keep the rest from going.
+///
+/// # Errors
+/// The first that something could not be removed for, with its name; the rest is gone.
+pub fn remove_some(path: &Path, budget: &mut u64) -> io::Result<Progress> {
+    let Some((parent, name)) = open_parent(path)? else { return Ok(Progress::Gone) };
+    let stat = match rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(Progress::Gone),
+        stat => stat?,
+    };
+    let mut removal = Removal { budget, failed: None };
+    let removed = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        removal.tree(parent.as_fd(), &name)
+    } else {
+        removal.leaf(parent.as_fd(), &name, &stat)
+    };
+    match (removed, removal.failed) {
+        (Err(SPENT), _) => Ok(Progress::Spent),
+        (Err(errno), None) => Err(errno.into()),
+        (_, Some(error)) => Err(error),
+        (Ok(()), None) => Ok(Progress::Gone),
+    }
+}
+
+/// Bytes whose removal costs as much as that of one name.
+const BYTES_A_UNIT: u64 = 1 << 20;
+/// How a walk says that the budget is spent; no call that is made here answers so.
+const SPENT: Errno = Errno::CANCELED;
+
+struct Removal<'a> {
+    budget: &'a mut u64,
+    failed: Option<io::Error>,
+}
+
+impl Removal<'_> {
+    fn tree(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        if let Some(top) = enter(parent, name)? {
+            let this = std::cell::RefCell::new(&mut *self);
+            walk(top, &mut |dir, name, stat| this.borrow_mut().leaf(dir, name, stat), &mut |dir, name| {
+                this.borrow_mut().directory(dir, name)
+            })?;
+        }
+        self.directory(parent, name)
+    }
+
+    fn leaf(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> rustix::io::Result<()> {
+        let size = if stat.st_nlink < 2 { blocks(stat) / BYTES_A_UNIT } else { 0 };
+        self.spend(1 + size)?;
+        let removed = gone(rustix::fs::unlinkat(dir, name, AtFlags::empty()));
+        self.note(name, removed);
+        Ok(())
+    }
+
+    fn directory(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        self.spend(1)?;
+        match gone(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)) {
+            // Told already, of what is in it.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.failed.is_some() => {}
+            removed => self.note(name, removed),
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, cost: u64) -> rustix::io::Result<()> {
+        if *self.budget == 0 {
+            return Err(SPENT);
+        }
+        *self.budget = self.budget.saturating_sub(cost);
+        Ok(())
+    }
+
+    fn note(&mut self, name: &CStr, removed: rustix::io::Result<()>) {
+        if let (Err(errno), None) = (removed, &self.failed) {
+            let source = io::Error::from(errno);
+            let text = format!("`{}`: {source}", name.to_string_lossy().escape_debug());
+            self.failed = Some(io::Error::new(source.kind(), text));
+        }
+    }
+}
+
 /// Bytes that the tree at `path` takes on its disk; a file with several names counts once. What is not there takes none.
 pub fn disk_usage(path: &Path) -> io::Result<u64> {
     let Some((parent, name)) = open_parent(path)? else { return Ok(0) };
@@ -49,19 +141,22 @@ pub fn disk_usage(path: &Path) -> io::Result<u64> {
         stat => stat?,
     };
     let mut seen = HashSet::new();
-    let mut bytes = blocks(&stat);
+    let bytes = std::cell::Cell::new(blocks(&stat));
+    let add = |stat: &Stat| bytes.set(bytes.get() + blocks(stat));
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         let top = rustix::fs::openat(&parent, &name, DIRECTORY, Mode::empty())?;
         let mut count = |_: BorrowedFd<'_>, _: &CStr, stat: &Stat| {
             // Only files with several names are remembered.
             if stat.st_nlink < 2 || seen.insert(identity(stat)) {
-                bytes += blocks(stat);
+                add(stat);
             }
             Ok(())
         };
-        walk(top, &mut count, &mut |_, _| Ok(()))?;
+        walk(top, &mut count, &mut |dir, name| {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| add(&stat))
+        })?;
     }
-    Ok(bytes)
+    Ok(bytes.get())
 }
 
 /// Calls `leaf` for each entry below `top` that is no directory, and `leave` for each directory after what is in it.
@@ -211,6 +306,28 @@ mod tests {
         disk_usage(&top).unwrap();
         assert!(remove_tree(&top).unwrap());
         assert!(!top.exists());
+    }
+
+    #[test]
+    fn a_budget_is_kept_and_what_is_left_goes_the_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("tree");
+        fs::create_dir_all(top.join("inner")).unwrap();
+        for number in 0..20 {
+            fs::write(top.join(format!("inner/{number}")), "x").unwrap();
+        }
+        let mut budget = 5;
+        assert_eq!(remove_some(&top, &mut budget).unwrap(), Progress::Spent);
+        assert_eq!((budget, fs::read_dir(top.join("inner")).unwrap().count()), (0, 15));
+        assert_eq!(remove_some(&top, &mut budget).unwrap(), Progress::Spent);
+        let mut budget = 100;
+        assert_eq!(remove_some(&top, &mut budget).unwrap(), Progress::Gone);
+        assert_eq!(budget, 100 - 15 - 2);
+        assert_eq!(remove_some(&top, &mut budget).unwrap(), Progress::Gone);
+        fs::write(&top, vec![1; 3 << 20]).unwrap();
+        let mut budget = 10;
+        assert_eq!(remove_some(&top, &mut budget).unwrap(), Progress::Gone);
+        assert!(budget <= 6, "bytes cost too: {budget}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod limits;
 mod mounts;
 mod needs;
 mod options;
+mod prune;
 mod pull;
 mod registry_service;
 mod runs;

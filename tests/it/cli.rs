@@ -55,7 +55,14 @@ fn assert_refused(name: &str, env: &TestEnv, lines: &[&[&str]]) {
 #[test]
 fn help() {
     let env = TestEnv::new();
-    for (name, words) in [("help", &["--help"][..]), ("help_of_run", &["run", "--help"])] {
+    for (name, words) in [
+        ("help", &["--help"][..]),
+        ("help_of_run", &["run", "--help"]),
+        ("help_of_rmi", &["rmi", "--help"]),
+        ("help_of_prune_images", &["prune", "images", "--help"]),
+        ("help_of_system_prune", &["system", "prune", "--help"]),
+        ("help_of_system_df", &["system", "df", "--help"]),
+    ] {
         let text = env.run(words).text();
         assert_snapshot(name, &env, &text);
     }

@@ -8,7 +8,7 @@ use dockless::image::{ByteSize, Digest};
 use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
 use serde_json::{Value, json};
 
-use crate::support::env::{TestEnv, finish_with};
+use crate::support::env::{TestEnv, finish_with, have_root};
 use crate::support::image::ImageBuilder;
 
 fn documentation() -> String {
@@ -215,5 +215,30 @@ fn the_keys_of_findings_are_documented() {
     for (json, word) in words.chain(states.map(|state| (json!(state), state.word()))) {
         assert_eq!(json, word);
         assert!(section.contains(&format!("`{word}`")), "{word}");
+    }
+}
+
+#[test]
+fn the_keys_of_the_disk_and_of_prunings_are_documented() {
+    let env = TestEnv::new().image("app", || ImageBuilder::new().dir("bin"));
+    let (all, optional) = documented("## The disk");
+    let df = env.run(["system", "df", "--format", "json"]).json();
+    let kinds = ["images", "layers", "runs", "artifacts", "caches", "orphans", "left_overs"];
+    let found: Vec<&str> = df.as_array().unwrap().iter().map(|share| share["type"].as_str().unwrap()).collect();
+    assert_eq!(found, kinds);
+    assert!(kinds.iter().all(|kind| documentation().contains(&format!("`{kind}`"))));
+    assert_eq!(keys(&df[0]), &all - &optional);
+    let details = env.run(["system", "df", "--details", "--format", "json"]).json();
+    assert_eq!(keys(&details[0]), all);
+    assert_eq!(keys(&details[0]["items"][0]), documented("### `items`").0);
+    if !have_root() {
+        return;
+    }
+    for command in ["prune images", "system prune"] {
+        let words = command.split(' ').chain(["--all", "--dry-run", "--format", "json"]);
+        let pruned = env.run(words).json();
+        assert_eq!(keys(&pruned), documented("## A pruning").0, "{command}");
+        assert_eq!(keys(&pruned["images"][0]), BTreeSet::from(["digest".to_owned(), "name".to_owned()]));
+        assert_eq!(pruned["images"][0]["name"], "app");
     }
 }

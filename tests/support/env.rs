@@ -184,7 +184,7 @@ impl TestEnv {
 
     fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
-        for dir in [self.state(), self.root().join("tmp"), self.root().join("active")] {
+        for dir in [self.state(), self.root().join("tmp"), self.root().join("trash"), self.root().join("active")] {
             left.extend(entries(&dir).iter().map(|path| format!("file {}", path.display())));
         }
         let is_note =

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::super::duration::Span;
-use super::{ArtifactStoreArgs, ListArgs, TalkArgs};
+use super::{ArtifactStoreArgs, ListArgs, PruneImagesArgs, TalkArgs};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum ArtifactsCommand {
@@ -137,6 +137,8 @@ pub(in crate::cli) enum PruneCommand {
     Runs(PruneArgs),
     /// Remove caches that no run uses.
     Cache(PruneArgs),
+    /// Remove images without a name, and content that nothing reaches; with `--all` every image that no run needs.
+    Images(PruneImagesArgs),
 }
 
 #[derive(Debug, Args)]
