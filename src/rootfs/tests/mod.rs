@@ -1,6 +1,7 @@
 //! Tests of the whole way from blobs to root file systems. Most need root, as layers hold devices and other people's files.
 
 mod escape;
+mod makers;
 mod model;
 mod rest;
 mod rows;
