@@ -195,9 +195,13 @@ fn all_formats_of_bsdtar() {
     if !is_root() || !have("bsdtar") {
         return;
     }
-    for (format, reach) in
-        [("v7", Reach::Seventh), ("ustar", Reach::Ustar), ("gnutar", Reach::Gnu), ("pax", Reach::Pax), ("paxr", Reach::Pax)]
-    {
+    for (format, reach) in [
+        ("v7", Reach::Seventh),
+        ("ustar", Reach::Ustar),
+        ("gnutar", Reach::Gnu),
+        ("pax", Reach::Pax),
+        ("paxr", Reach::Pax),
+    ] {
         let judge = Judge::new(reach);
         let mut tar = program("bsdtar");
         tar.arg(format!("--format={format}")).arg("--numeric-owner");
@@ -254,8 +258,9 @@ fn holes_of_real_makers_stay_holes() {
     fs::create_dir(source.join("d".repeat(90))).unwrap();
     holed(&source.join("d".repeat(90)).join("far"), 1 << 20, &[(500_000, 10)]);
     fs::write(source.join("zz after"), "after").unwrap();
-    let names: BTreeMap<String, Vec<(u64, u64)>> =
-        ["all", "middle", "at the end", "at the start", "many", "large"].map(|n| (n.into(), data(&source.join(n)))).into();
+    let names: BTreeMap<String, Vec<(u64, u64)>> = ["all", "middle", "at the end", "at the start", "many", "large"]
+        .map(|n| (n.into(), data(&source.join(n))))
+        .into();
     let gnu = |format: &[&str]| {
         let mut tar = program("tar");
         tar.args(format).args(["--numeric-owner", "--sparse"]);

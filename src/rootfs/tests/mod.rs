@@ -3,6 +3,7 @@
 mod escape;
 mod makers;
 mod model;
+mod oddities;
 mod rest;
 mod rows;
 mod stacks;
