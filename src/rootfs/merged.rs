@@ -68,24 +68,29 @@ impl Merged {
         Ok(OpenNode { path: node.path.clone(), parts: node.layers.iter().map(open).collect::<io::Result<_>>()? })
     }
 
+    /// Opens the directory that says what `node` is like: the topmost.
+    pub(super) fn top(&self, node: &Node) -> io::Result<Dir> {
+        let layer = node.layers.first().ok_or(io::ErrorKind::NotFound)?;
+        self.roots[*layer].open_dir(node.path.as_os_str())
+    }
+
     /// What stands at `path`, with the directory it stands in. No link is followed: what lies behind one is not there.
     ///
     /// `None` for the root, which stands in no directory.
     pub(super) fn find(&self, path: &ImagePath) -> io::Result<Option<(OpenNode, Found)>> {
-        let mut found = None;
         let mut node = self.root();
-        for component in path.components() {
-            if let Some((_, Found::Other(..))) = found {
-                return Ok(None);
-            }
+        let mut components = path.components().peekable();
+        // Only one directory is open at a time: with hundreds of layers each is as many descriptors.
+        while let Some(component) = components.next() {
             let open = self.enter(&node)?;
-            let Some(child) = open.child(OsStr::from_bytes(component))? else { return Ok(None) };
-            if let Found::Dir(inner) = &child {
-                node = inner.clone();
+            let child = open.child(OsStr::from_bytes(component))?;
+            if components.peek().is_none() {
+                return Ok(child.map(|child| (open, child)));
             }
-            found = Some((open, child));
+            let Some(Found::Dir(inner)) = child else { return Ok(None) };
+            node = inner;
         }
-        Ok(found)
+        Ok(None)
     }
 
     /// What `path` leads to, links followed inside the root, the last one too. `None` when nothing is there.
@@ -156,10 +161,5 @@ impl OpenNode {
     /// One of the directories that it is made of, as [`Found::Other`] names it.
     pub(super) fn part(&self, place: usize) -> &Dir {
         &self.parts[place].1
-    }
-
-    /// The directory that says what the merged one is like: the topmost.
-    pub(super) fn top(&self) -> Option<&Dir> {
-        self.parts.first().map(|(_, dir)| dir)
     }
 }

@@ -152,11 +152,7 @@ fn mend_whiteout(tree: &Dir, path: &ImagePath, lowers: &Merged) -> io::Result<()
 /// A directory without an entry is what the lower layers have there.
 fn mend_parent(tree: &Dir, path: &ImagePath, lowers: &Merged) -> io::Result<()> {
     match lowers.find(path)? {
-        Some((_, Found::Dir(node))) => {
-            let lower = lowers.enter(&node)?;
-            let like = lower.top().ok_or(io::ErrorKind::NotFound)?;
-            copy_dir_attributes(like, &tree.open_dir(path.as_os_str())?)
-        }
+        Some((_, Found::Dir(node))) => copy_dir_attributes(&lowers.top(&node)?, &tree.open_dir(path.as_os_str())?),
         Some((_, Found::Other(..))) | None => {
             // Whiteouts make no directories: one that was only made to put a whiteout in is empty by now.
             let parent = tree.open_dir(path.parent().as_os_str())?;
