@@ -14,8 +14,29 @@ use crate::sys::beneath::{
     Dir, FileKind, Metadata, Time, copy_content, set_file_mode, set_file_owner, set_file_times, set_file_xattr,
 };
 
-/// How overlayfs marks a directory that hides what layers below have there (kernel, `filesystems/overlayfs.rst`).
-pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+/// The overlays that a tree is for (kernel, `filesystems/overlayfs.rst`, "User xattr").
+///
+/// Whiteouts are character devices 0:0 for both: since Linux 5.8 everybody may make those, and overlays in user namespaces
+/// came with 5.11.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Marks {
+    /// Those that root mounts.
+    #[default]
+    Trusted,
+    /// Those that are mounted with `userxattr`, as in a user namespace, where `trusted.*` cannot be set, nor devices made.
+    User,
+}
+
+impl Marks {
+    /// The attribute of a directory that hides what layers below have there.
+    pub(super) fn opaque(self) -> &'static OsStr {
+        OsStr::new(match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        })
+    }
+}
+
 /// What new files inherit; set on a directory only after they are made.
 pub(super) const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
 
@@ -65,6 +86,8 @@ pub(super) fn tolerate(attribute: &OsStr, result: io::Result<()>) -> io::Result<
     match Errno::from_io_error(&error) {
         Some(Errno::NOTSUP) => Ok(()),
         Some(Errno::PERM) if attribute.as_bytes().starts_with(b"user.") => Ok(()),
+        // Without rights over the machine these are not to be had, and what runs in a user namespace could not read them.
+        Some(Errno::PERM) if attribute.as_bytes().starts_with(b"trusted.") => Ok(()),
         _ => Err(error),
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::attributes::OPAQUE_XATTR;
+use super::attributes::Marks;
 use super::path::{ImagePath, Step, Trail};
 use crate::sys::beneath::{Dir, FileKind, Metadata};
 
@@ -18,6 +18,7 @@ use crate::sys::beneath::{Dir, FileKind, Metadata};
 #[derive(Debug)]
 pub(super) struct Merged {
     roots: Vec<Dir>,
+    marks: Marks,
 }
 
 /// A directory of the merged tree: where it is and which layers it is made of, topmost first. Holds nothing open.
@@ -32,6 +33,7 @@ pub(super) struct Node {
 pub(super) struct OpenNode {
     path: ImagePath,
     parts: Vec<(usize, Dir)>,
+    marks: Marks,
 }
 
 /// What stands under a name of the merged tree.
@@ -54,7 +56,12 @@ pub(super) enum Resolved {
 impl Merged {
     /// Opens layers, topmost first.
     pub(super) fn open<'a>(layers: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
-        Ok(Self { roots: layers.map(Dir::open).collect::<io::Result<_>>()? })
+        Self::open_marked(layers, Marks::default())
+    }
+
+    /// The same for trees that are marked in a way of their own.
+    pub(super) fn open_marked<'a>(layers: impl Iterator<Item = &'a Path>, marks: Marks) -> io::Result<Self> {
+        Ok(Self { roots: layers.map(Dir::open).collect::<io::Result<_>>()?, marks })
     }
 
     /// The root.
@@ -65,7 +72,8 @@ impl Merged {
     /// Opens the directories that make up `node`.
     pub(super) fn enter(&self, node: &Node) -> io::Result<OpenNode> {
         let open = |layer: &usize| Ok((*layer, self.roots[*layer].open_dir(node.path.as_os_str())?));
-        Ok(OpenNode { path: node.path.clone(), parts: node.layers.iter().map(open).collect::<io::Result<_>>()? })
+        let parts = node.layers.iter().map(open).collect::<io::Result<_>>()?;
+        Ok(OpenNode { path: node.path.clone(), parts, marks: self.marks })
     }
 
     /// Opens the directory that says what `node` is like: the topmost.
@@ -137,7 +145,7 @@ impl OpenNode {
             }
             layers.push(*layer);
             let is_last = place + 1 == self.parts.len();
-            if !is_last && dir.xattr(name, OsStr::new(OPAQUE_XATTR))?.is_some_and(|value| value == b"y") {
+            if !is_last && dir.xattr(name, self.marks.opaque())?.is_some_and(|value| value == b"y") {
                 break;
             }
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::archive::Archive;
-use super::attributes::copy_dir_attributes;
+use super::attributes::{Marks, copy_dir_attributes};
 use super::error::LayerError;
 use super::merged::{Found, Merged};
 use super::path::ImagePath;
@@ -38,6 +38,8 @@ pub(super) struct Layer<'a> {
     pub blob: File,
     pub diff_id: &'a Digest,
     pub limits: Limits,
+    /// What its tree is for; the layers below are marked the same way.
+    pub marks: Marks,
     /// Told the compressed bytes read so far.
     pub progress: &'a (dyn Fn(u64) + Sync),
 }
@@ -72,9 +74,9 @@ pub(super) fn unpack_upon(layer: Layer<'_>, root: &Path, lowers: &Merged) -> Res
 }
 
 fn unpack(layer: Layer<'_>, root: &Path, lowers: Option<&Merged>) -> Result<Option<(LayerInfo, Needs)>, LayerError> {
-    let Layer { blob, diff_id, limits, progress } = layer;
+    let Layer { blob, diff_id, limits, marks, progress } = layer;
     let source = Source { blob, max_bytes: limits.bytes, algorithm: diff_id.algorithm(), progress };
-    let tree = Tree::new(root, lowers);
+    let tree = Tree::new(root, lowers, marks);
     let tree = tree.map_err(|source| LayerError::Finish { path: ImagePath::root(), source })?;
     let (taken, actual) = uncompress(source, |reader| read_entries(reader, tree, limits.entries))?;
     let Some((finished, entries)) = taken else { return Ok(None) };

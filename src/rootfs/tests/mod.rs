@@ -7,6 +7,7 @@ mod oddities;
 mod rest;
 mod rows;
 mod stacks;
+mod userxattr;
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -408,6 +408,7 @@ fn bounds_of_names_and_depth() {
 
 #[test]
 fn bounds_of_entries_and_bytes() {
+    use crate::rootfs::attributes::Marks;
     use crate::rootfs::unpack::{Layer, Limits, unpack_alone};
     root_only!();
     let archive = tar(&[file("a", ""), file("b", ""), file("c", "x".repeat(5000))]);
@@ -417,7 +418,7 @@ fn bounds_of_entries_and_bytes() {
         let mut blob = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut blob, &archive).unwrap();
         std::io::Seek::rewind(&mut blob).unwrap();
-        unpack_alone(Layer { blob, diff_id: &diff_id, limits, progress: &|_| {} }, root.path())
+        unpack_alone(Layer { blob, diff_id: &diff_id, limits, marks: Marks::default(), progress: &|_| {} }, root.path())
     };
     let bytes = archive.len() as u64;
     assert!(unpack(Limits { bytes, entries: 3 }).is_ok());

@@ -23,7 +23,7 @@ use std::rc::Rc;
 use self::walk::Way;
 use super::archive::{Archive, ContentError, Entry, Kind};
 use super::attributes::{
-    Attributes, DEFAULT_ACL_XATTR, OPAQUE_XATTR, Original, copy_node, finish_dir, finish_file, finish_node, is_wanted,
+    Attributes, DEFAULT_ACL_XATTR, Marks, Original, copy_node, finish_dir, finish_file, finish_node, is_wanted,
     tolerate,
 };
 use super::error::{EntryError, LayerError};
@@ -95,6 +95,7 @@ pub(super) struct Tree<'a> {
     umask: u32,
     /// The layers below, when they are known.
     lowers: Option<&'a Merged>,
+    marks: Marks,
     /// Open directories, each below the one before it, so that the next entry's is seldom far.
     open: Vec<(ImagePath, Rc<Dir>)>,
     /// What each directory is to be once it has its content.
@@ -131,8 +132,9 @@ enum Wish {
 }
 
 impl<'a> Tree<'a> {
-    /// A tree in the empty directory `root`, with the layers below it if they are known.
-    pub(super) fn new(root: &Path, lowers: Option<&'a Merged>) -> io::Result<Self> {
+    /// A tree in the empty directory `root`, with the layers below it if they are known, marked for the overlays
+    /// it is made for.
+    pub(super) fn new(root: &Path, lowers: Option<&'a Merged>, marks: Marks) -> io::Result<Self> {
         let root = Dir::open(root)?;
         // What the store's own directories hand down, a group or access control lists, is not for images.
         drop_xattrs(&root)?;
@@ -141,6 +143,7 @@ impl<'a> Tree<'a> {
             umask: root.umask(),
             root: Rc::new(root),
             lowers,
+            marks,
             open: Vec::new(),
             dirs: BTreeMap::from([(ImagePath::root(), Attributes::IMPLICIT)]),
             default_acls: BTreeMap::new(),
@@ -212,6 +215,10 @@ impl<'a> Tree<'a> {
                 FileKind::Symlink
             }
             Kind::CharDevice(0, 0) => return Err(EntryError::NullDevice.into()),
+            // In a user namespace none can be made, nor opened: podman leaves them out too.
+            Kind::CharDevice(..) | Kind::BlockDevice(..) if self.marks == Marks::User => {
+                return self.leave_out(dir, path);
+            }
             Kind::CharDevice(major, minor) => FileKind::CharDevice(device_number(major, minor)),
             Kind::BlockDevice(major, minor) => FileKind::BlockDevice(device_number(major, minor)),
             Kind::Fifo => FileKind::Fifo,
@@ -221,6 +228,14 @@ impl<'a> Tree<'a> {
         }
         finish_node(dir, path.name(), kind, &attributes(entry), &entry.xattrs, self.umask)
             .map_err(EntryError::io("set its attributes"))?;
+        Ok(())
+    }
+
+    /// Nothing is there in the end, neither what an earlier entry nor what a lower layer has.
+    fn leave_out(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), Fault> {
+        let whiteout = FileKind::CharDevice(0);
+        self.put("leave out the device", dir, path, |name| dir.make_node(name, whiteout, 0))?;
+        self.whiteouts.insert(path.clone());
         Ok(())
     }
 
@@ -373,7 +388,7 @@ impl<'a> Tree<'a> {
         // The root's is never asked for by the kernel; it goes into the layer's description.
         if !path.is_root() && !self.opaque.contains(path) {
             let dir = self.root.open_dir(path.as_os_str());
-            dir.and_then(|dir| dir.set_own_xattr(OsStr::new(OPAQUE_XATTR), b"y"))
+            dir.and_then(|dir| dir.set_own_xattr(self.marks.opaque(), b"y"))
                 .map_err(EntryError::io("mark the directory as opaque"))?;
         }
         self.opaque.insert(path.clone());
