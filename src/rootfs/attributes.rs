@@ -88,7 +88,8 @@ pub(super) fn tolerate(attribute: &OsStr, result: io::Result<()>) -> io::Result<
         Some(Errno::PERM) if attribute.as_bytes().starts_with(b"user.") => Ok(()),
         // Without rights over the machine these are not to be had, and what runs in a user namespace could not read them.
         Some(Errno::PERM) if attribute.as_bytes().starts_with(b"trusted.") => Ok(()),
-        _ => Err(error),
+        // Which one it was tells more than what; file systems call the disk full when a value is too large for them.
+        _ => Err(io::Error::new(error.kind(), format!("attribute `{}`: {error}", attribute.display()))),
     }
 }
 

@@ -47,5 +47,5 @@ pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};
 pub use pax::MAX_RECORD_BYTES;
 pub use prepare::{preflight, prepare, replace_etc_links, seed_volume};
 pub use stream::StreamError;
-pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES};
+pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES, MAX_LAYER_NAME_BYTES};
 pub use view::View;

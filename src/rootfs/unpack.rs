@@ -20,16 +20,21 @@ pub const MAX_LAYER_BYTES: u64 = 1 << 40;
 /// Most entries of a layer.
 pub const MAX_LAYER_ENTRIES: u64 = 10_000_000;
 
+/// Most bytes of names that are held in memory while a layer is unpacked: those of its directories and whiteouts. One entry
+/// can bring half a thousand directories with long names.
+pub const MAX_LAYER_NAME_BYTES: u64 = 512 << 20;
+
 /// The bounds of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub bytes: u64,
     pub entries: u64,
+    pub name_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: MAX_LAYER_BYTES, entries: MAX_LAYER_ENTRIES }
+        Self { bytes: MAX_LAYER_BYTES, entries: MAX_LAYER_ENTRIES, name_bytes: MAX_LAYER_NAME_BYTES }
     }
 }
 
@@ -76,7 +81,7 @@ pub(super) fn unpack_upon(layer: Layer<'_>, root: &Path, lowers: &Merged) -> Res
 fn unpack(layer: Layer<'_>, root: &Path, lowers: Option<&Merged>) -> Result<Option<(LayerInfo, Needs)>, LayerError> {
     let Layer { blob, diff_id, limits, marks, progress } = layer;
     let source = Source { blob, max_bytes: limits.bytes, algorithm: diff_id.algorithm(), progress };
-    let tree = Tree::new(root, lowers, marks);
+    let tree = Tree::new(root, lowers, marks, limits.name_bytes);
     let tree = tree.map_err(|source| LayerError::Finish { path: ImagePath::root(), source })?;
     let (taken, actual) = uncompress(source, |reader| read_entries(reader, tree, limits.entries))?;
     let Some((finished, entries)) = taken else { return Ok(None) };
@@ -112,7 +117,7 @@ fn read_entries(
             Ok(()) => {}
             Err(Fault::NeedsLowers | Fault::Nowhere) => return Ok(None),
             // What was taken for a directory may be a link below, and then the entry may be good.
-            Err(Fault::Entry(error)) if tree.rests_on_guesses() && !error.is_full_disk() => return Ok(None),
+            Err(Fault::Entry(error)) if tree.rests_on_guesses() && !error.is_final() => return Ok(None),
             Err(Fault::Layer(error)) => return Err(error),
             Err(Fault::Entry(source)) => return Err(LayerError::Entry { path: entry.path, source }),
         }

@@ -102,6 +102,9 @@ pub(super) struct Tree<'a> {
     dirs: BTreeMap<ImagePath, Attributes>,
     default_acls: BTreeMap<ImagePath, Vec<u8>>,
     default_acl_bytes: usize,
+    /// Bytes of the names in the maps and sets here, and their bound.
+    name_bytes: u64,
+    max_name_bytes: u64,
     /// Directories without an entry of their own, and those of them that came to stand for nothing in a lower layer,
     /// because of a whiteout of their name.
     implicit: BTreeSet<ImagePath>,
@@ -134,7 +137,7 @@ enum Wish {
 impl<'a> Tree<'a> {
     /// A tree in the empty directory `root`, with the layers below it if they are known, marked for the overlays
     /// it is made for.
-    pub(super) fn new(root: &Path, lowers: Option<&'a Merged>, marks: Marks) -> io::Result<Self> {
+    pub(super) fn new(root: &Path, lowers: Option<&'a Merged>, marks: Marks, max_name_bytes: u64) -> io::Result<Self> {
         let root = Dir::open(root)?;
         // What the store's own directories hand down, a group or access control lists, is not for images.
         drop_xattrs(&root)?;
@@ -148,6 +151,8 @@ impl<'a> Tree<'a> {
             dirs: BTreeMap::from([(ImagePath::root(), Attributes::IMPLICIT)]),
             default_acls: BTreeMap::new(),
             default_acl_bytes: 0,
+            name_bytes: 0,
+            max_name_bytes,
             implicit: BTreeSet::new(),
             buried: BTreeSet::new(),
             guesses: BTreeSet::new(),
@@ -235,6 +240,7 @@ impl<'a> Tree<'a> {
     fn leave_out(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), Fault> {
         let whiteout = FileKind::CharDevice(0);
         self.put("leave out the device", dir, path, |name| dir.make_node(name, whiteout, 0))?;
+        self.count_name(path)?;
         self.whiteouts.insert(path.clone());
         Ok(())
     }
@@ -280,6 +286,7 @@ impl<'a> Tree<'a> {
         }
         self.implicit.remove(path);
         self.buried.remove(path);
+        self.count_name(path)?;
         self.dirs.insert(path.clone(), attributes(entry));
         if former != Former::Dir && entry.xattrs.is_empty() {
             return Ok(());
@@ -380,6 +387,7 @@ impl<'a> Tree<'a> {
 
     fn make_whiteout(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), EntryError> {
         dir.make_node(path.name(), FileKind::CharDevice(0), 0).map_err(EntryError::io("make the whiteout"))?;
+        self.count_name(path)?;
         self.whiteouts.insert(path.clone());
         Ok(())
     }
@@ -392,6 +400,15 @@ impl<'a> Tree<'a> {
                 .map_err(EntryError::io("mark the directory as opaque"))?;
         }
         self.opaque.insert(path.clone());
+        Ok(())
+    }
+
+    /// Counts a name that is remembered; those that are forgotten again still count.
+    fn count_name(&mut self, path: &ImagePath) -> Result<(), EntryError> {
+        self.name_bytes += path.as_bytes().len() as u64;
+        if self.name_bytes > self.max_name_bytes {
+            return Err(EntryError::Names { limit: ByteSize(self.max_name_bytes) });
+        }
         Ok(())
     }
 

@@ -148,6 +148,7 @@ impl Tree<'_> {
             let made = dir.open_dir(path.name()).map_err(read())?;
             self.set_dir_xattrs(&made, path, &xattrs)?;
         }
+        self.count_name(path)?;
         if self.lowers.is_none() && !self.is_below_opaque(path) {
             self.guesses.insert(path.clone());
         }
