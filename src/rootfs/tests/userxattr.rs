@@ -100,6 +100,30 @@ fn the_kernel_shows_the_same_with_marks_of_either_kind() {
     assert!(raw.iter().any(|line| line.starts_with("/d/new ") && line.ends_with(" user.a=1")), "{raw:?}");
 }
 
+/// A file system without attributes loses them; that is no reason to have no image at all.
+#[test]
+fn where_attributes_cannot_be_stored_they_are_left_out() {
+    if !is_root() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let capability = [1, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let archive = tar(&[
+        file("f", "x").mode(0o4755).owner(7, 8).xattr("user.a", "1").xattr("security.capability", capability),
+        dir("d").xattr("user.a", "1").xattr("trusted.b", "2"),
+        symlink("s", "f").xattr("trusted.b", "2"),
+        file("unknown", "").xattr("no.such.namespace", "1").xattr("nameless", "1"),
+    ]);
+    in_own_mounts(|| {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("test", place.path(), c"ramfs", flags, None::<&std::ffi::CStr>).unwrap();
+        let made = trees(place.path(), std::slice::from_ref(&archive), Marks::Trusted);
+        let lines = listing(&made[0]);
+        assert_eq!(lines[2], "/f file \"x\" 4755 7:8 1000000000.000000000");
+        assert!(lines.len() == 5 && lines.iter().all(|line| !line.contains('=')), "{lines:?}");
+    });
+}
+
 #[test]
 fn devices_are_left_out_where_they_cannot_be_made() {
     if !is_root() {
