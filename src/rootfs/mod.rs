@@ -13,9 +13,9 @@
 //! mended afterwards (see `layers`). `merged` sees several such trees as one, by the kernel's rules.
 //!
 //! Deliberate, where tools differ: names are cleaned as Go's `path.Clean` does before links are followed; global PAX headers
-//! count (docker ignores them); a directory that replaces a file of its own layer hides what is below; AUFS' `.wh..wh.*`
-//! files are skipped; ACLs in GNU's textual records are not kept, those in attributes are; all access times are the
-//! modification times.
+//! count (docker ignores them), but name no file as GNU tar lets them; a directory that replaces a file of its own layer hides
+//! what is below; AUFS' `.wh..wh.*` files are skipped; ACLs in GNU's textual records are not kept, those in attributes are;
+//! all access times are the modification times. Row by row it stands at the head of `tests`.
 
 mod archive;
 mod assemble;
