@@ -250,17 +250,17 @@ fn layers_of_many_members_and_frames_run() {
         std::io::Write::write_all(&mut encoder, tar).unwrap();
         encoder.finish().unwrap()
     };
-    let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(layer);
+    let tars = ["a", "b", "c", "d", "e"].map(layer);
     let image = |image: ImageBuilder| {
         image
-            .raw_layer([parts(&a, Packing::Gzip), vec![0; 700]].concat(), a.as_slice())
-            .raw_layer(fields(&b), b.as_slice())
-            .raw_layer([skippable(40), parts(&c, Packing::Zstd), skippable(0)].concat(), c.as_slice())
+            .raw_layer([parts(&tars[0], Packing::Gzip), vec![0; 700]].concat(), tars[0].as_slice())
+            .raw_layer(fields(&tars[1]), tars[1].as_slice())
+            .raw_layer([skippable(40), parts(&tars[2], Packing::Zstd), skippable(0)].concat(), tars[2].as_slice())
             // Plain, under gzip's media type.
-            .raw_layer(d.as_slice(), d.as_slice())
+            .raw_layer(tars[3].as_slice(), tars[3].as_slice())
             // Gzip under none.
             .packing(Packing::Plain)
-            .raw_layer(pack(&e, Packing::Gzip), e.as_slice())
+            .raw_layer(pack(&tars[4], Packing::Gzip), tars[4].as_slice())
     };
     let Some(env) = app_with(image) else { return };
     assert_eq!(env.script(&[], "cd /; stat -c %s a b c d e | uniq -c | tr -s ' '; tail -c 2 e").text(), "5 60000\ne");

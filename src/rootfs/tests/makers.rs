@@ -106,7 +106,7 @@ fn tree(root: &Path, reach: Reach) {
     std::os::unix::fs::chown(root.join("suid"), Some(70_000), Some(80_000)).unwrap();
     fs::set_permissions(root.join("suid"), fs::Permissions::from_mode(0o6751)).unwrap();
     fs::set_permissions(root.join("dir/empty"), fs::Permissions::from_mode(0o1777)).unwrap();
-    fs::set_permissions(root.join("dir/file"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("dir/file"), fs::Permissions::from_mode(0o0)).unwrap();
     std::os::unix::fs::lchown(root.join("soft"), Some(5), Some(6)).unwrap();
     touch(&root.join("dir"), 1_234_567_890, 0);
     fs::set_permissions(root, fs::Permissions::from_mode(0o751)).unwrap();
@@ -240,6 +240,9 @@ fn data(path: &Path) -> Vec<(u64, u64)> {
     pieces
 }
 
+/// Writes the archive.
+type Make<'a> = Box<dyn Fn() + 'a>;
+
 #[test]
 fn holes_of_real_makers_stay_holes() {
     if !is_root() {
@@ -266,7 +269,7 @@ fn holes_of_real_makers_stay_holes() {
         tar.args(format).args(["--numeric-owner", "--sparse"]);
         run(tar.arg("-C").arg(&source).arg("-cf").arg(judge.archive()).arg("."));
     };
-    let mut makers: Vec<(&str, Box<dyn Fn() + '_>)> = vec![
+    let mut makers: Vec<(&str, Make<'_>)> = vec![
         ("oldgnu", Box::new(|| gnu(&["--format=oldgnu"]))),
         ("gnu", Box::new(|| gnu(&["--format=gnu"]))),
         ("pax 0.0", Box::new(|| gnu(&["--format=posix", "--sparse-version=0.0"]))),
@@ -294,7 +297,8 @@ fn holes_of_real_makers_stay_holes() {
             assert!(fs::metadata(&ours).unwrap().blocks() <= fs::metadata(&source).unwrap().blocks(), "{what}: {name}");
             let (ours_file, source_file) = (File::open(&ours).unwrap(), File::open(&source).unwrap());
             for (start, end) in pieces {
-                let mut read = [vec![0; (end - start) as usize], vec![0; (end - start) as usize]];
+                let length = usize::try_from(end - start).unwrap();
+                let mut read = [vec![0; length], vec![0; length]];
                 ours_file.read_exact_at(&mut read[0], *start).unwrap();
                 source_file.read_exact_at(&mut read[1], *start).unwrap();
                 assert!(read[0] == read[1], "{what}: {name} at {start}");

@@ -236,7 +236,7 @@ fn the_root_by_all_its_names() {
     root_only!();
     let fixture = Fixture::new();
     for (number, name) in ["./", "/", ".", "", "//", "./.", "a/.."].iter().enumerate() {
-        let root = dir(name).mode(0o2711).owner(3, 4).at(number as i64, 5).xattr("user.a", "1");
+        let root = dir(name).mode(0o2711).owner(3, 4).at(i64::try_from(number).unwrap(), 5).xattr("user.a", "1");
         // The last word counts, and of the first nothing stays.
         let first = dir("./").mode(0o700).xattr("user.old", "1");
         let layer = fixture.layer(&tar(&[first, root, file("f", "")]));
@@ -354,7 +354,7 @@ fn layers_in_the_style_of_bazel_and_ko() {
     );
 }
 
-/// Docker and BuildKit: opaque marks first in the directory, names in order, hard links after their targets.
+/// Docker and `BuildKit`: opaque marks first in the directory, names in order, hard links after their targets.
 #[test]
 fn layers_in_the_style_of_docker() {
     root_only!();
