@@ -14,9 +14,10 @@
 //!
 //! Deliberate, where tools differ: names are cleaned as Go's `path.Clean` does before links are followed; global PAX headers
 //! count (docker ignores them), but name no file as GNU tar lets them; a directory that replaces a file of its own layer hides
-//! what is below; AUFS' `.wh..wh.*` files are skipped; ACLs in GNU's textual records are not kept, those in attributes are;
+//! what is below; AUFS' `.wh..wh.*` files are skipped; ACLs in words are kept where they have numbers for all users;
 //! all access times are the modification times. Row by row it stands at the head of `tests`.
 
+mod acl;
 mod archive;
 mod assemble;
 mod attributes;

@@ -309,6 +309,40 @@ fn holes_of_real_makers_stay_holes() {
     }
 }
 
+/// GNU tar with `--acls` and bsdtar write lists in words.
+#[test]
+fn access_control_lists_of_real_makers() {
+    if !is_root() {
+        return;
+    }
+    let judge = Judge { dir: tempfile::tempdir().unwrap(), fixture: Fixture::new() };
+    let source = judge.source();
+    fs::create_dir_all(source.join("d")).unwrap();
+    fs::write(source.join("f"), "x").unwrap();
+    fs::write(source.join("d/inherits not"), "x").unwrap();
+    let list = |words: &str| crate::rootfs::acl::from_words(words.as_bytes()).unwrap();
+    let access = list("user::rw-,user:54321:rw-,user:70007:---,group::---,group:60006:r--,mask::rw-,other::---");
+    set_xattr(&source.join("f"), "system.posix_acl_access", &access);
+    set_xattr(&source.join("d"), "system.posix_acl_access", &list("u::rwx,g::rx,g:60006:rwx,m::rwx,o::-"));
+    set_xattr(&source.join("d"), "system.posix_acl_default", &list("u::rwx,u:4294967294:r,g::rx,m::rx,o::-"));
+    for (what, program_name, flags) in [
+        ("GNU tar", "tar", &["--format=posix", "--acls", "--numeric-owner"][..]),
+        ("both kinds of GNU tar", "tar", &["--format=posix", "--acls", "--xattrs", "--xattrs-include=*"]),
+        ("bsdtar", "bsdtar", &["--acls"]),
+        ("attributes of bsdtar", "bsdtar", &["--no-acls", "--xattrs"]),
+    ] {
+        if program_name != "tar" && !have(program_name) {
+            continue;
+        }
+        run(program(program_name).args(flags).arg("-C").arg(&source).arg("-cf").arg(judge.archive()).arg("."));
+        let ours = listing(&judge.fixture.layer(&fs::read(judge.archive()).unwrap()));
+        for (ours, source) in ours.iter().zip(listing(&source)) {
+            let acl = |line: &str| line.split_once(" system.").map(|(_, acl)| acl.to_owned());
+            assert_eq!(acl(ours), acl(&source), "{what}: ours (left) and the source (right)");
+        }
+    }
+}
+
 /// A dump of GNU tar names what was in a directory; a label is no file; archives are joined or padded.
 #[test]
 fn dumps_labels_and_joined_archives() {
