@@ -1,7 +1,7 @@
 //! Owner, mode, times and extended attributes of files, set in the order that loses none of them.
 //!
-//! chown(2) clears set-user-ID bits and `security.capability`; writing clears them too; an access ACL is part of the mode.
-//! Hence: content, owner, attributes, mode, times. Calls that would change nothing are left out, as a layer has many files
+//! chown(2) clears set-user-ID bits and `security.capability`; writing clears them too; where there is an access ACL, its mask
+//! is the group's part of the mode, which bsdtar writes otherwise. Hence: content, owner, attributes, mode, ACL, times. Calls that would change nothing are left out, as a layer has many files
 //! of root's with a usual mode.
 
 use std::ffi::OsStr;
@@ -38,7 +38,9 @@ impl Marks {
 }
 
 /// What new files inherit; set on a directory only after they are made.
-pub(super) const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
+const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
+/// What a file is open to beyond its mode.
+const ACCESS_ACL_XATTR: &str = "system.posix_acl_access";
 
 /// Mode of directories that no entry describes.
 const DEFAULT_DIR_MODE: u32 = 0o755;
@@ -79,6 +81,12 @@ pub(super) fn is_wanted(attribute: &OsStr) -> bool {
     name != b"security.selinux" && !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.")
 }
 
+/// Whether an attribute is an access control list, which must wait until the mode is set and, on a directory, until what is in
+/// it is made.
+pub(super) fn is_acl(attribute: &OsStr) -> bool {
+    attribute == DEFAULT_ACL_XATTR || attribute == ACCESS_ACL_XATTR
+}
+
 /// Lets pass what a file system cannot store: no attributes at all, or `user.*` on links and devices (xattr(7)).
 pub(super) fn tolerate(attribute: &OsStr, result: io::Result<()>) -> io::Result<()> {
     use rustix::io::Errno;
@@ -98,15 +106,18 @@ pub(super) fn finish_file(file: &File, attributes: &Attributes, xattrs: &Xattrs,
     if attributes.has_owner() {
         set_file_owner(file, attributes.uid, attributes.gid)?;
     }
-    for (name, value) in xattrs {
-        let name = OsStr::from_bytes(name);
-        if is_wanted(name) {
-            tolerate(name, set_file_xattr(file, name, value))?;
-        }
-    }
+    let set = |acls: bool| {
+        let mut wanted = xattrs.iter().map(|(name, value)| (OsStr::from_bytes(name), value));
+        wanted.try_for_each(|(name, value)| {
+            let is_now = is_wanted(name) && is_acl(name) == acls;
+            if is_now { tolerate(name, set_file_xattr(file, name, value)) } else { Ok(()) }
+        })
+    };
+    set(false)?;
     if attributes.needs_mode(umask) || !xattrs.is_empty() {
         set_file_mode(file, attributes.mode)?;
     }
+    set(true)?;
     set_file_times(file, attributes.modified)
 }
 
@@ -122,15 +133,18 @@ pub(super) fn finish_node(
     if attributes.has_owner() {
         dir.set_owner(name, attributes.uid, attributes.gid)?;
     }
-    for (attribute, value) in xattrs {
-        let attribute = OsStr::from_bytes(attribute);
-        if is_wanted(attribute) {
-            tolerate(attribute, dir.set_xattr(name, attribute, value))?;
-        }
-    }
+    let set = |acls: bool| {
+        let mut wanted = xattrs.iter().map(|(attribute, value)| (OsStr::from_bytes(attribute), value));
+        wanted.try_for_each(|(attribute, value)| {
+            let is_now = is_wanted(attribute) && is_acl(attribute) == acls;
+            if is_now { tolerate(attribute, dir.set_xattr(name, attribute, value)) } else { Ok(()) }
+        })
+    };
+    set(false)?;
     if kind != FileKind::Symlink && (attributes.needs_mode(umask) || !xattrs.is_empty()) {
         dir.set_mode(name, attributes.mode)?;
     }
+    set(true)?;
     dir.set_times(name, attributes.modified)
 }
 

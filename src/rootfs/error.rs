@@ -233,7 +233,7 @@ pub enum EntryError {
     },
     /// More memory than a layer may take.
     #[error("the access control lists of the layer are too large, at most {limit} are allowed")]
-    DefaultAcls {
+    Acls {
         /// The bound in bytes.
         limit: ByteSize,
     },
@@ -243,7 +243,7 @@ impl EntryError {
     /// Whether another attempt, that knows more, would end the same way.
     pub(super) fn is_final(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Names { .. } | Self::DefaultAcls { .. })
+        matches!(self, Self::Names { .. } | Self::Acls { .. })
             || matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 

@@ -30,6 +30,7 @@
 //! | attributes of both kinds, after the owner; capabilities | `rows::setuid_and_capabilities_survive_the_change_of_owner` `rows::attributes_are_kept_but_for_the_hosts_and_the_overlays` | umoci and podman lose `LIBARCHIVE.xattr` |
 //! | the host's and the overlay's attributes: dropped | `rows::attributes_are_kept_but_for_the_hosts_and_the_overlays` `userxattr::the_kernel_shows_the_same_with_marks_of_either_kind` | podman sets `trusted.overlay.opaque`, both `user.overlay.opaque` |
 //! | default ACLs are not inherited by the layer's own files | `rows::what_new_files_inherit_is_not_inherited_by_the_layers_own` | |
+//! | ACLs in words, after the mode | `makers::access_control_lists_of_real_makers` | Go's programs lose them |
 //! | no room for attributes at all: ignored; others named | `userxattr::where_attributes_cannot_be_stored_they_are_left_out` `rows::bounds_of_attributes_and_headers` | |
 //! | setuid after the owner | `rows::setuid_and_capabilities_survive_the_change_of_owner` | |
 //! | a device 0:0: refused | `rows::a_device_that_is_a_whiteout_is_refused` | umoci and podman make it |

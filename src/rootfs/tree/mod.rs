@@ -23,8 +23,7 @@ use std::rc::Rc;
 use self::walk::Way;
 use super::archive::{Archive, ContentError, Entry, Kind};
 use super::attributes::{
-    Attributes, DEFAULT_ACL_XATTR, Marks, Original, copy_node, finish_dir, finish_file, finish_node, is_wanted,
-    tolerate,
+    Attributes, Marks, Original, copy_node, finish_dir, finish_file, finish_node, is_acl, is_wanted, tolerate,
 };
 use super::error::{EntryError, LayerError};
 use super::merged::{Found, Merged};
@@ -38,8 +37,8 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
-/// Most bytes of default ACLs, which wait in memory until the files that must not inherit them are made.
-const MAX_DEFAULT_ACL_BYTES: usize = 4 << 20;
+/// Most bytes of directories' access control lists, which wait in memory until all is there.
+const MAX_ACL_BYTES: usize = 16 << 20;
 
 /// Why an entry was not made.
 pub(super) enum Fault {
@@ -100,8 +99,9 @@ pub(super) struct Tree<'a> {
     open: Vec<(ImagePath, Rc<Dir>)>,
     /// What each directory is to be once it has its content.
     dirs: BTreeMap<ImagePath, Attributes>,
-    default_acls: BTreeMap<ImagePath, Vec<u8>>,
-    default_acl_bytes: usize,
+    /// Access control lists of directories, which wait for the mode and, as new files inherit them, for the content.
+    acls: BTreeMap<ImagePath, Xattrs>,
+    acl_bytes: usize,
     /// Bytes of the names in the maps and sets here, and their bound.
     name_bytes: u64,
     max_name_bytes: u64,
@@ -149,8 +149,8 @@ impl<'a> Tree<'a> {
             marks,
             open: Vec::new(),
             dirs: BTreeMap::from([(ImagePath::root(), Attributes::IMPLICIT)]),
-            default_acls: BTreeMap::new(),
-            default_acl_bytes: 0,
+            acls: BTreeMap::new(),
+            acl_bytes: 0,
             name_bytes: 0,
             max_name_bytes,
             implicit: BTreeSet::new(),
@@ -299,14 +299,14 @@ impl<'a> Tree<'a> {
     }
 
     fn set_dir_xattrs(&mut self, dir: &Dir, path: &ImagePath, xattrs: &Xattrs) -> Result<(), Fault> {
-        self.default_acls.remove(path);
+        self.acls.remove(path);
         for (name, value) in xattrs {
             let name = OsStr::from_bytes(name);
-            if name == DEFAULT_ACL_XATTR {
-                self.default_acls.insert(path.clone(), value.clone());
-                self.default_acl_bytes += value.len();
-                if self.default_acl_bytes > MAX_DEFAULT_ACL_BYTES {
-                    return Err(EntryError::DefaultAcls { limit: ByteSize(MAX_DEFAULT_ACL_BYTES as u64) }.into());
+            if is_acl(name) {
+                self.acls.entry(path.clone()).or_default().insert(name.as_bytes().to_vec(), value.clone());
+                self.acl_bytes += value.len();
+                if self.acl_bytes > MAX_ACL_BYTES {
+                    return Err(EntryError::Acls { limit: ByteSize(MAX_ACL_BYTES as u64) }.into());
                 }
             } else if is_wanted(name) {
                 tolerate(name, dir.set_own_xattr(name, value)).map_err(EntryError::io("set its attributes"))?;
@@ -375,7 +375,7 @@ impl<'a> Tree<'a> {
                     // It was taken for the lower layers' directory, but that one is gone.
                     self.buried.insert(path.clone());
                     self.dirs.insert(path.clone(), Attributes::IMPLICIT);
-                    self.default_acls.remove(path);
+                    self.acls.remove(path);
                     let inner = dir.open_dir(name);
                     inner.and_then(|inner| drop_xattrs(&inner)).map_err(EntryError::io("set its attributes"))?;
                 }
@@ -450,7 +450,7 @@ impl<'a> Tree<'a> {
             forget_in_set(set, path);
         }
         forget(&mut self.dirs, path);
-        forget(&mut self.default_acls, path);
+        forget(&mut self.acls, path);
     }
 }
 
