@@ -54,6 +54,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { FAULT } else { 0 });
         }
     };
+    crate::sys::raise_open_files();
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

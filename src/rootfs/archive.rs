@@ -21,6 +21,8 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 const MAX_LONG_NAME_BYTES: u64 = 64 << 10;
 /// Most pieces of a file with holes.
 const MAX_SPARSE_PIECES: usize = 1 << 20;
+/// Most digits of a number in the map of such a file; without a bound its only line could fill the memory.
+const MAX_NUMBER_BYTES: usize = 20;
 /// Largest user or group ID: 2^32-1 is "no change" to chown(2).
 const MAX_ID: i64 = (1 << 32) - 2;
 
@@ -42,7 +44,7 @@ pub enum TarError {
         problem: &'static str,
     },
     /// An entry of a kind that a layer cannot have.
-    #[error("unknown kind of entry `{kind}` at byte {offset}")]
+    #[error("unknown kind of entry `{kind}` at byte {offset}{}", what_it_is(*kind))]
     Kind {
         /// Where.
         offset: u64,
@@ -151,7 +153,8 @@ impl<R: BufRead> Archive<R> {
             };
             let size = self.field(&header.as_old().size, "size")?;
             match flag(&header) {
-                b'x' => {
+                // Solaris wrote `X` before POSIX had settled on `x`.
+                b'x' | b'X' => {
                     let mut records = self.global.clone();
                     self.read_records(size, &mut records)?;
                     ahead.records = Some(records);
@@ -224,15 +227,17 @@ impl<R: BufRead> Archive<R> {
     fn entry(&mut self, header: &Header, stored: u64, ahead: Ahead) -> Result<Entry, TarError> {
         let mut records = ahead.records.unwrap_or_else(|| self.global.clone());
         let old = header.as_old();
-        let kind = self.kind(header)?;
+        let path = ahead.path.or(records.sparse.path.take()).or(records.path).unwrap_or_else(|| name_of(header));
+        let kind = self.kind(header, &path)?;
         let has_content = kind == Kind::File;
-        let stored = if has_content { records.size.unwrap_or(stored) } else { 0 };
+        // What stands behind a dumped directory is the list of its names.
+        let stored = if has_content || flag(header) == b'D' { records.size.unwrap_or(stored) } else { 0 };
         if stored > i64::MAX as u64 {
             return Err(self.malformed("the size of an entry is out of range"));
         }
         self.set_content(stored);
         let mut entry = Entry {
-            path: ahead.path.or(records.sparse.path.take()).or(records.path).unwrap_or_else(|| name_of(header)),
+            path,
             link: ahead.link.or(records.link).unwrap_or_else(|| until_nul(&old.linkname).to_vec()),
             kind,
             size: stored,
@@ -257,7 +262,7 @@ impl<R: BufRead> Archive<R> {
         Ok(entry)
     }
 
-    fn kind(&self, header: &Header) -> Result<Kind, TarError> {
+    fn kind(&self, header: &Header, path: &[u8]) -> Result<Kind, TarError> {
         let device = |at: usize| number(&header.as_bytes()[at..at + 8]).and_then(|n| u32::try_from(n).ok());
         let numbers = || match (device(329), device(337)) {
             (Some(major), Some(minor)) => Ok((major, minor)),
@@ -265,13 +270,14 @@ impl<R: BufRead> Archive<R> {
         };
         Ok(match flag(header) {
             // Archives from before 1988 mark directories by a slash only.
-            0 if name_of(header).ends_with(b"/") => Kind::Dir,
+            0 if path.ends_with(b"/") => Kind::Dir,
             0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::Hardlink,
             b'2' => Kind::Symlink,
             b'3' => numbers().map(|(major, minor)| Kind::CharDevice(major, minor))?,
             b'4' => numbers().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
-            b'5' => Kind::Dir,
+            // `D` is a directory in a dump of GNU tar (`--listed-incremental`).
+            b'5' | b'D' => Kind::Dir,
             b'6' => Kind::Fifo,
             other => return Err(TarError::Kind { offset: self.offset - BLOCK, kind: char::from(other) }),
         })
@@ -369,6 +375,9 @@ impl<R: BufRead> Archive<R> {
                 }
                 if byte != b'\n' {
                     line.push(byte);
+                    if line.len() > MAX_NUMBER_BYTES {
+                        return Err(self.malformed("the map of a sparse file is malformed"));
+                    }
                     continue;
                 }
                 let value = decimal(&line).ok_or_else(|| self.malformed("the map of a sparse file is malformed"))?;
@@ -490,6 +499,16 @@ impl<R: BufRead> Archive<R> {
     }
 }
 
+/// What stands behind a type flag that we do not take.
+const fn what_it_is(kind: char) -> &'static str {
+    match kind {
+        'M' => ", the continuation of a file from another volume",
+        'N' => ", names in a way that GNU tar gave up in 1989",
+        'A' => ", access control lists of Solaris",
+        _ => "",
+    }
+}
+
 /// What kind of entry the header is for.
 fn flag(header: &Header) -> u8 {
     header.as_bytes()[156]
@@ -499,8 +518,10 @@ fn flag(header: &Header) -> u8 {
 fn name_of(header: &Header) -> Vec<u8> {
     let bytes = header.as_bytes();
     let name = until_nul(&bytes[..100]);
-    // GNU's own format, told by a blank here, has other fields where ustar has its prefix.
-    let prefix = if &bytes[257..263] == b"ustar\0" { until_nul(&bytes[345..500]) } else { b"" };
+    // GNU's own format, told by a blank here, has other fields where ustar has its prefix, and star's, told by its end, has
+    // two times in the last part of it.
+    let prefix_end = if &bytes[508..512] == b"tar\0" { 476 } else { 500 };
+    let prefix = if &bytes[257..263] == b"ustar\0" { until_nul(&bytes[345..prefix_end]) } else { b"" };
     if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
 }
 

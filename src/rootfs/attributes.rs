@@ -1,7 +1,7 @@
 //! Owner, mode, times and extended attributes of files, set in the order that loses none of them.
 //!
-//! chown(2) clears set-user-ID bits and `security.capability`; writing clears them too; an access ACL is part of the mode.
-//! Hence: content, owner, attributes, mode, times. Calls that would change nothing are left out, as a layer has many files
+//! chown(2) clears set-user-ID bits and `security.capability`; writing clears them too; where there is an access ACL, its mask
+//! is the group's part of the mode, which bsdtar writes otherwise. Hence: content, owner, attributes, mode, ACL, times. Calls that would change nothing are left out, as a layer has many files
 //! of root's with a usual mode.
 
 use std::ffi::OsStr;
@@ -14,10 +14,33 @@ use crate::sys::beneath::{
     Dir, FileKind, Metadata, Time, copy_content, set_file_mode, set_file_owner, set_file_times, set_file_xattr,
 };
 
-/// How overlayfs marks a directory that hides what layers below have there (kernel, `filesystems/overlayfs.rst`).
-pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+/// The overlays that a tree is for (kernel, `filesystems/overlayfs.rst`, "User xattr").
+///
+/// Whiteouts are character devices 0:0 for both: since Linux 5.8 everybody may make those, and overlays in user namespaces
+/// came with 5.11.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Marks {
+    /// Those that root mounts.
+    #[default]
+    Trusted,
+    /// Those that are mounted with `userxattr`, as in a user namespace, where `trusted.*` cannot be set, nor devices made.
+    User,
+}
+
+impl Marks {
+    /// The attribute of a directory that hides what layers below have there.
+    pub(super) fn opaque(self) -> &'static OsStr {
+        OsStr::new(match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        })
+    }
+}
+
 /// What new files inherit; set on a directory only after they are made.
-pub(super) const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
+const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";
+/// What a file is open to beyond its mode.
+const ACCESS_ACL_XATTR: &str = "system.posix_acl_access";
 
 /// Mode of directories that no entry describes.
 const DEFAULT_DIR_MODE: u32 = 0o755;
@@ -58,6 +81,12 @@ pub(super) fn is_wanted(attribute: &OsStr) -> bool {
     name != b"security.selinux" && !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.")
 }
 
+/// Whether an attribute is an access control list, which must wait until the mode is set and, on a directory, until what is in
+/// it is made.
+pub(super) fn is_acl(attribute: &OsStr) -> bool {
+    attribute == DEFAULT_ACL_XATTR || attribute == ACCESS_ACL_XATTR
+}
+
 /// Lets pass what a file system cannot store: no attributes at all, or `user.*` on links and devices (xattr(7)).
 pub(super) fn tolerate(attribute: &OsStr, result: io::Result<()>) -> io::Result<()> {
     use rustix::io::Errno;
@@ -65,7 +94,10 @@ pub(super) fn tolerate(attribute: &OsStr, result: io::Result<()>) -> io::Result<
     match Errno::from_io_error(&error) {
         Some(Errno::NOTSUP) => Ok(()),
         Some(Errno::PERM) if attribute.as_bytes().starts_with(b"user.") => Ok(()),
-        _ => Err(error),
+        // Without rights over the machine these are not to be had, and what runs in a user namespace could not read them.
+        Some(Errno::PERM) if attribute.as_bytes().starts_with(b"trusted.") => Ok(()),
+        // Which one it was tells more than what; file systems call the disk full when a value is too large for them.
+        _ => Err(io::Error::new(error.kind(), format!("attribute `{}`: {error}", attribute.display()))),
     }
 }
 
@@ -74,15 +106,18 @@ pub(super) fn finish_file(file: &File, attributes: &Attributes, xattrs: &Xattrs,
     if attributes.has_owner() {
         set_file_owner(file, attributes.uid, attributes.gid)?;
     }
-    for (name, value) in xattrs {
-        let name = OsStr::from_bytes(name);
-        if is_wanted(name) {
-            tolerate(name, set_file_xattr(file, name, value))?;
-        }
-    }
+    let set = |acls: bool| {
+        let mut wanted = xattrs.iter().map(|(name, value)| (OsStr::from_bytes(name), value));
+        wanted.try_for_each(|(name, value)| {
+            let is_now = is_wanted(name) && is_acl(name) == acls;
+            if is_now { tolerate(name, set_file_xattr(file, name, value)) } else { Ok(()) }
+        })
+    };
+    set(false)?;
     if attributes.needs_mode(umask) || !xattrs.is_empty() {
         set_file_mode(file, attributes.mode)?;
     }
+    set(true)?;
     set_file_times(file, attributes.modified)
 }
 
@@ -98,15 +133,18 @@ pub(super) fn finish_node(
     if attributes.has_owner() {
         dir.set_owner(name, attributes.uid, attributes.gid)?;
     }
-    for (attribute, value) in xattrs {
-        let attribute = OsStr::from_bytes(attribute);
-        if is_wanted(attribute) {
-            tolerate(attribute, dir.set_xattr(name, attribute, value))?;
-        }
-    }
+    let set = |acls: bool| {
+        let mut wanted = xattrs.iter().map(|(attribute, value)| (OsStr::from_bytes(attribute), value));
+        wanted.try_for_each(|(attribute, value)| {
+            let is_now = is_wanted(attribute) && is_acl(attribute) == acls;
+            if is_now { tolerate(attribute, dir.set_xattr(name, attribute, value)) } else { Ok(()) }
+        })
+    };
+    set(false)?;
     if kind != FileKind::Symlink && (attributes.needs_mode(umask) || !xattrs.is_empty()) {
         dir.set_mode(name, attributes.mode)?;
     }
+    set(true)?;
     dir.set_times(name, attributes.modified)
 }
 

@@ -89,8 +89,6 @@ impl Copy<'_> {
     }
 
     fn describe(&self, node: &Node) -> io::Result<()> {
-        let from = self.merged.enter(node)?;
-        let top = from.top().ok_or(io::ErrorKind::NotFound)?;
-        copy_dir_attributes(top, &self.to.open_dir(node.path.as_os_str())?)
+        copy_dir_attributes(&self.merged.top(node)?, &self.to.open_dir(node.path.as_os_str())?)
     }
 }

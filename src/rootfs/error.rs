@@ -236,17 +236,25 @@ pub enum EntryError {
         path: ImagePath,
     },
     /// More memory than a layer may take.
+    #[error("the names of the directories and whiteouts of the layer are too large, at most {limit} are allowed")]
+    Names {
+        /// The bound in bytes.
+        limit: ByteSize,
+    },
+    /// More memory than a layer may take.
     #[error("the access control lists of the layer are too large, at most {limit} are allowed")]
-    DefaultAcls {
+    Acls {
         /// The bound in bytes.
         limit: ByteSize,
     },
 }
 
 impl EntryError {
-    pub(super) fn is_full_disk(&self) -> bool {
+    /// Whether another attempt, that knows more, would end the same way.
+    pub(super) fn is_final(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        matches!(self, Self::Names { .. } | Self::Acls { .. })
+            || matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
     pub(super) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::attributes::Marks;
 use super::error::{LayerError, RootfsError};
 use super::merged::Merged;
 use super::tree::Needs;
@@ -281,7 +282,7 @@ impl<'a> Unpacker<'a> {
             }
         };
         let file = self.store.open_blob(&blob.digest)?;
-        unpack(Layer { blob: file, diff_id, limits: Limits::default(), progress: &progress })
+        unpack(Layer { blob: file, diff_id, limits: Limits::default(), marks: Marks::default(), progress: &progress })
             .map_err(|source| RootfsError::Layer { digest: blob.digest.clone(), source })
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::attributes::OPAQUE_XATTR;
+use super::attributes::Marks;
 use super::path::{ImagePath, Step, Trail};
 use crate::sys::beneath::{Dir, FileKind, Metadata};
 
@@ -18,6 +18,7 @@ use crate::sys::beneath::{Dir, FileKind, Metadata};
 #[derive(Debug)]
 pub(super) struct Merged {
     roots: Vec<Dir>,
+    marks: Marks,
 }
 
 /// A directory of the merged tree: where it is and which layers it is made of, topmost first. Holds nothing open.
@@ -32,6 +33,7 @@ pub(super) struct Node {
 pub(super) struct OpenNode {
     path: ImagePath,
     parts: Vec<(usize, Dir)>,
+    marks: Marks,
 }
 
 /// What stands under a name of the merged tree.
@@ -54,7 +56,12 @@ pub(super) enum Resolved {
 impl Merged {
     /// Opens layers, topmost first.
     pub(super) fn open<'a>(layers: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
-        Ok(Self { roots: layers.map(Dir::open).collect::<io::Result<_>>()? })
+        Self::open_marked(layers, Marks::default())
+    }
+
+    /// The same for trees that are marked in a way of their own.
+    pub(super) fn open_marked<'a>(layers: impl Iterator<Item = &'a Path>, marks: Marks) -> io::Result<Self> {
+        Ok(Self { roots: layers.map(Dir::open).collect::<io::Result<_>>()?, marks })
     }
 
     /// The root.
@@ -65,27 +72,33 @@ impl Merged {
     /// Opens the directories that make up `node`.
     pub(super) fn enter(&self, node: &Node) -> io::Result<OpenNode> {
         let open = |layer: &usize| Ok((*layer, self.roots[*layer].open_dir(node.path.as_os_str())?));
-        Ok(OpenNode { path: node.path.clone(), parts: node.layers.iter().map(open).collect::<io::Result<_>>()? })
+        let parts = node.layers.iter().map(open).collect::<io::Result<_>>()?;
+        Ok(OpenNode { path: node.path.clone(), parts, marks: self.marks })
+    }
+
+    /// Opens the directory that says what `node` is like: the topmost.
+    pub(super) fn top(&self, node: &Node) -> io::Result<Dir> {
+        let layer = node.layers.first().ok_or(io::ErrorKind::NotFound)?;
+        self.roots[*layer].open_dir(node.path.as_os_str())
     }
 
     /// What stands at `path`, with the directory it stands in. No link is followed: what lies behind one is not there.
     ///
     /// `None` for the root, which stands in no directory.
     pub(super) fn find(&self, path: &ImagePath) -> io::Result<Option<(OpenNode, Found)>> {
-        let mut found = None;
         let mut node = self.root();
-        for component in path.components() {
-            if let Some((_, Found::Other(..))) = found {
-                return Ok(None);
-            }
+        let mut components = path.components().peekable();
+        // Only one directory is open at a time: with hundreds of layers each is as many descriptors.
+        while let Some(component) = components.next() {
             let open = self.enter(&node)?;
-            let Some(child) = open.child(OsStr::from_bytes(component))? else { return Ok(None) };
-            if let Found::Dir(inner) = &child {
-                node = inner.clone();
+            let child = open.child(OsStr::from_bytes(component))?;
+            if components.peek().is_none() {
+                return Ok(child.map(|child| (open, child)));
             }
-            found = Some((open, child));
+            let Some(Found::Dir(inner)) = child else { return Ok(None) };
+            node = inner;
         }
-        Ok(found)
+        Ok(None)
     }
 
     /// What `path` leads to, links followed inside the root, the last one too. `None` when nothing is there.
@@ -132,7 +145,7 @@ impl OpenNode {
             }
             layers.push(*layer);
             let is_last = place + 1 == self.parts.len();
-            if !is_last && dir.xattr(name, OsStr::new(OPAQUE_XATTR))?.is_some_and(|value| value == b"y") {
+            if !is_last && dir.xattr(name, self.marks.opaque())?.is_some_and(|value| value == b"y") {
                 break;
             }
         }
@@ -156,10 +169,5 @@ impl OpenNode {
     /// One of the directories that it is made of, as [`Found::Other`] names it.
     pub(super) fn part(&self, place: usize) -> &Dir {
         &self.parts[place].1
-    }
-
-    /// The directory that says what the merged one is like: the topmost.
-    pub(super) fn top(&self) -> Option<&Dir> {
-        self.parts.first().map(|(_, dir)| dir)
     }
 }

@@ -13,10 +13,11 @@
 //! mended afterwards (see `layers`). `merged` sees several such trees as one, by the kernel's rules.
 //!
 //! Deliberate, where tools differ: names are cleaned as Go's `path.Clean` does before links are followed; global PAX headers
-//! count (docker ignores them); a directory that replaces a file of its own layer hides what is below; AUFS' `.wh..wh.*`
-//! files are skipped; ACLs in GNU's textual records are not kept, those in attributes are; all access times are the
-//! modification times.
+//! count (docker ignores them), but name no file as GNU tar lets them; a directory that replaces a file of its own layer hides
+//! what is below; AUFS' `.wh..wh.*` files are skipped; ACLs in words are kept where they have numbers for all users;
+//! all access times are the modification times. Row by row it stands at the head of `tests`.
 
+mod acl;
 mod archive;
 mod assemble;
 mod attributes;
@@ -51,5 +52,5 @@ pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};
 pub use pax::MAX_RECORD_BYTES;
 pub use prepare::{preflight, prepare, replace_etc_links, seed_volume};
 pub use stream::StreamError;
-pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES};
+pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES, MAX_LAYER_NAME_BYTES};
 pub use view::View;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::acl::from_words;
 use crate::sys::beneath::Time;
 
 /// Most bytes of an extended header, and of all global ones together.
@@ -60,6 +61,8 @@ impl Records {
             b"uid" => self.uid = number()?,
             b"gid" => self.gid = number()?,
             b"mtime" if value.is_empty() => self.modified = None,
+            b"SCHILY.acl.access" => self.set_acl(b"system.posix_acl_access", value),
+            b"SCHILY.acl.default" => self.set_acl(b"system.posix_acl_default", value),
             b"mtime" => self.modified = Some(time(value).ok_or("an extended header has a malformed time")?),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
@@ -73,6 +76,13 @@ impl Records {
             }
         }
         Ok(())
+    }
+
+    /// A list in words counts less than the attribute itself, which says the same.
+    fn set_acl(&mut self, name: &[u8], words: &[u8]) {
+        if let Some(value) = from_words(words) {
+            self.xattrs.entry(name.to_vec()).or_insert(value);
+        }
     }
 
     /// What a global header may say: not what only one file can have.

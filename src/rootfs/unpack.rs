@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::archive::Archive;
-use super::attributes::copy_dir_attributes;
+use super::attributes::{Marks, copy_dir_attributes};
 use super::error::LayerError;
 use super::merged::{Found, Merged};
 use super::path::ImagePath;
@@ -20,16 +20,21 @@ pub const MAX_LAYER_BYTES: u64 = 1 << 40;
 /// Most entries of a layer.
 pub const MAX_LAYER_ENTRIES: u64 = 10_000_000;
 
+/// Most bytes of names that are held in memory while a layer is unpacked: those of its directories and whiteouts. One entry
+/// can bring half a thousand directories with long names.
+pub const MAX_LAYER_NAME_BYTES: u64 = 512 << 20;
+
 /// The bounds of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub bytes: u64,
     pub entries: u64,
+    pub name_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: MAX_LAYER_BYTES, entries: MAX_LAYER_ENTRIES }
+        Self { bytes: MAX_LAYER_BYTES, entries: MAX_LAYER_ENTRIES, name_bytes: MAX_LAYER_NAME_BYTES }
     }
 }
 
@@ -38,6 +43,8 @@ pub(super) struct Layer<'a> {
     pub blob: File,
     pub diff_id: &'a Digest,
     pub limits: Limits,
+    /// What its tree is for; the layers below are marked the same way.
+    pub marks: Marks,
     /// Told the compressed bytes read so far.
     pub progress: &'a (dyn Fn(u64) + Sync),
 }
@@ -72,9 +79,9 @@ pub(super) fn unpack_upon(layer: Layer<'_>, root: &Path, lowers: &Merged) -> Res
 }
 
 fn unpack(layer: Layer<'_>, root: &Path, lowers: Option<&Merged>) -> Result<Option<(LayerInfo, Needs)>, LayerError> {
-    let Layer { blob, diff_id, limits, progress } = layer;
+    let Layer { blob, diff_id, limits, marks, progress } = layer;
     let source = Source { blob, max_bytes: limits.bytes, algorithm: diff_id.algorithm(), progress };
-    let tree = Tree::new(root, lowers);
+    let tree = Tree::new(root, lowers, marks, limits.name_bytes);
     let tree = tree.map_err(|source| LayerError::Finish { path: ImagePath::root(), source })?;
     let (taken, actual) = uncompress(source, |reader| read_entries(reader, tree, limits.entries))?;
     let Some((finished, entries)) = taken else { return Ok(None) };
@@ -110,7 +117,7 @@ fn read_entries(
             Ok(()) => {}
             Err(Fault::NeedsLowers | Fault::Nowhere) => return Ok(None),
             // What was taken for a directory may be a link below, and then the entry may be good.
-            Err(Fault::Entry(error)) if tree.rests_on_guesses() && !error.is_full_disk() => return Ok(None),
+            Err(Fault::Entry(error)) if tree.rests_on_guesses() && !error.is_final() => return Ok(None),
             Err(Fault::Layer(error)) => return Err(error),
             Err(Fault::Entry(source)) => return Err(LayerError::Entry { path: entry.path, source }),
         }
@@ -152,11 +159,7 @@ fn mend_whiteout(tree: &Dir, path: &ImagePath, lowers: &Merged) -> io::Result<()
 /// A directory without an entry is what the lower layers have there.
 fn mend_parent(tree: &Dir, path: &ImagePath, lowers: &Merged) -> io::Result<()> {
     match lowers.find(path)? {
-        Some((_, Found::Dir(node))) => {
-            let lower = lowers.enter(&node)?;
-            let like = lower.top().ok_or(io::ErrorKind::NotFound)?;
-            copy_dir_attributes(like, &tree.open_dir(path.as_os_str())?)
-        }
+        Some((_, Found::Dir(node))) => copy_dir_attributes(&lowers.top(&node)?, &tree.open_dir(path.as_os_str())?),
         Some((_, Found::Other(..))) | None => {
             // Whiteouts make no directories: one that was only made to put a whiteout in is empty by now.
             let parent = tree.open_dir(path.parent().as_os_str())?;

@@ -18,6 +18,17 @@ pub fn reset_signals() {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
+/// Lets the process and what it starts open as many files as it may: the usual 1024 are few where each layer of an image is
+/// held open. What cannot be raised stays as it is.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 /// Leaves the session keyring of whoever started us for an empty one (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`), so that a
 /// container cannot read the keys of the user's session.
 pub fn join_new_keyring() -> io::Result<()> {

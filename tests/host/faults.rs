@@ -10,17 +10,18 @@ use crate::base::app;
 use crate::support::env::{TestEnv, finish_with, tool, wait_until};
 
 /// A small file system on a directory of the test, gone with this value.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn on(path: PathBuf, size: &str) -> Self {
+    /// With a limit of tmpfs: `size=20m`, `nr_inodes=500`.
+    pub(crate) fn on(path: PathBuf, limit: &str) -> Self {
         fs::create_dir_all(&path).unwrap();
-        tool("mount", ["-t", "tmpfs", "-o", &format!("size={size}"), "none", path.to_str().unwrap()]);
+        tool("mount", ["-t", "tmpfs", "-o", limit, "none", path.to_str().unwrap()]);
         Self(path)
     }
 
-    fn grow(&self, size: &str) {
-        tool("mount", ["-o", &format!("remount,size={size}"), self.0.to_str().unwrap()]);
+    pub(crate) fn grow(&self, limit: &str) {
+        tool("mount", ["-o", &format!("remount,{limit}"), self.0.to_str().unwrap()]);
     }
 }
 
@@ -43,7 +44,7 @@ fn a_full_artifact_disk_loses_nothing() {
     write(&env, BIG);
     let name = env.name();
     {
-        let disk = SmallDisk::on(env.work().join("disk"), "4m");
+        let disk = SmallDisk::on(env.work().join("disk"), "size=4m");
         let output =
             env.run(["workflow", "run", "big", "--name", &name, "-t", "v1", "--artifact-store", "disk"]).code(0);
         for words in ["artifacts were not saved: no space", "needed", &format!("dockless artifacts save {name}")] {
@@ -55,7 +56,7 @@ fn a_full_artifact_disk_loses_nothing() {
         // It is still full.
         env.run(["artifacts", "save", &name]).refused(125, &["no space"]);
         env.run(["prune", "runs", "-f"]).code(0);
-        disk.grow("64m");
+        disk.grow("size=64m");
         env.run(["artifacts", "save", &name, "--artifact-owner", "me"]).refused(125, &["`me`", "`UID`"]);
         env.run(["artifacts", "save", &name, "--artifact-owner", "1234:56"]).code(0);
         env.run(["artifacts", "cp", &name, "saved"]).code(0);
@@ -71,7 +72,7 @@ fn a_full_artifact_disk_loses_nothing() {
 #[test]
 fn a_save_that_is_killed_is_finished_later() {
     let Some(env) = app() else { return };
-    let _disk = SmallDisk::on(env.work().join("disk"), "256m");
+    let _disk = SmallDisk::on(env.work().join("disk"), "size=256m");
     write(
         &env,
         "workflows: [{ name: many, image: app, artifacts: [out], \

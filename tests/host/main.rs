@@ -11,6 +11,7 @@ mod early;
 mod ends;
 mod exit;
 mod faults;
+mod forms;
 mod gpu;
 mod gpu_cdi;
 mod gpu_device;

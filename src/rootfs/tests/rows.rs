@@ -6,6 +6,7 @@ use super::{Fixture, chain, gzip};
 use crate::image::Digest;
 use crate::rootfs::error::{EntryError, LayerError, RootfsError};
 use crate::rootfs::path::MAX_DEPTH;
+use crate::rootfs::pax::MAX_RECORD_BYTES;
 use crate::rootfs::testing::{
     Item, device, dir, entry, file, hardlink, header, is_root, listing, symlink, tar, whiteout,
 };
@@ -407,22 +408,47 @@ fn bounds_of_names_and_depth() {
 }
 
 #[test]
-fn bounds_of_entries_and_bytes() {
+fn bounds_of_entries_bytes_and_names() {
+    use crate::rootfs::attributes::Marks;
     use crate::rootfs::unpack::{Layer, Limits, unpack_alone};
     root_only!();
-    let archive = tar(&[file("a", ""), file("b", ""), file("c", "x".repeat(5000))]);
+    let archive = tar(&[file("p/q/a", ""), whiteout("p/q/.wh.w"), file("c", "x".repeat(5000))]);
     let diff_id = Digest::sha256(&archive);
     let unpack = |limits: Limits| {
         let root = tempfile::tempdir().unwrap();
         let mut blob = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut blob, &archive).unwrap();
         std::io::Seek::rewind(&mut blob).unwrap();
-        unpack_alone(Layer { blob, diff_id: &diff_id, limits, progress: &|_| {} }, root.path())
+        unpack_alone(Layer { blob, diff_id: &diff_id, limits, marks: Marks::default(), progress: &|_| {} }, root.path())
     };
     let bytes = archive.len() as u64;
-    assert!(unpack(Limits { bytes, entries: 3 }).is_ok());
-    assert!(matches!(unpack(Limits { bytes, entries: 2 }), Err(LayerError::Entries { limit: 2 })));
-    assert!(matches!(unpack(Limits { bytes: bytes - 1, entries: 3 }), Err(LayerError::Stream(_))));
+    // The directories `p`, `p/q` and the whiteout `p/q/w` have nine bytes of names.
+    let exact = Limits { bytes, entries: 3, name_bytes: 9 };
+    assert!(unpack(exact).is_ok());
+    assert!(matches!(unpack(Limits { entries: 2, ..exact }), Err(LayerError::Entries { limit: 2 })));
+    assert!(matches!(unpack(Limits { bytes: bytes - 1, ..exact }), Err(LayerError::Stream(_))));
+    let names = unpack(Limits { name_bytes: 8, ..exact });
+    assert!(matches!(names, Err(LayerError::Entry { source: EntryError::Names { .. }, .. })), "{names:?}");
+}
+
+#[test]
+fn bounds_of_attributes_and_headers() {
+    root_only!();
+    let fixture = Fixture::new();
+    // The kernel's own bound of a value; ext4 has a smaller one. The attribute is named in either case.
+    let refused = fixture.refusal(&tar(&[file("f", "").xattr("user.large", vec![b'x'; 65_537])]));
+    assert!(chain(&refused).contains("attribute `user.large`"), "{}", chain(&refused));
+    let refused = fixture.refusal(&tar(&[file("f", "").xattr("security.capability", "nonsense")]));
+    assert!(chain(&refused).contains("attribute `security.capability`: Invalid argument"), "{}", chain(&refused));
+    let record = vec![b'x'; usize::try_from(MAX_RECORD_BYTES).unwrap()];
+    let refused = fixture.refusal(&tar(&[file("f", "").pax("comment", &record)]));
+    assert!(refused.to_string().contains("extended header at byte 512 is too large"), "{refused}");
+    // What waits in memory: 65 default ACLs of more than 250 KiB each.
+    let acls: Vec<Item> =
+        (0..65).map(|n| dir(format!("{n}")).xattr("system.posix_acl_default", vec![0; 260_000])).collect();
+    let refused = fixture.refusal(&tar(&acls));
+    assert!(matches!(refused, LayerError::Entry { source: EntryError::Acls { .. }, .. }), "{refused}");
+    assert_eq!((fixture.count("layers/sha256"), fixture.count("tmp")), (0, 0));
 }
 
 #[test]

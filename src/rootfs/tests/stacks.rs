@@ -10,9 +10,13 @@ use crate::rootfs::{Layers, Unpacker, copy_flat, mount_overlay, ready};
 
 /// What the layers, lowest first, look like as an overlay; as a copy they must look the same.
 fn merged(stack: &[Vec<Item>]) -> Vec<String> {
+    shown(&stack.iter().map(|items| tar(items)).collect::<Vec<_>>())
+}
+
+/// The same of archives.
+pub(super) fn shown(archives: &[Vec<u8>]) -> Vec<String> {
     let fixture = Fixture::new();
-    let archives: Vec<Vec<u8>> = stack.iter().map(|items| tar(items)).collect();
-    let layers = fixture.layers(&archives);
+    let layers = fixture.layers(archives);
     let lines = overlay(&layers, fixture.path());
     let copied = fixture.path().join("copied");
     std::fs::create_dir(&copied).unwrap();

@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
-use super::super::attributes::{Attributes, DEFAULT_ACL_XATTR, finish_dir, tolerate};
+use super::super::attributes::{Attributes, finish_dir, tolerate};
 use super::super::error::{EntryError, LayerError};
 use super::super::merged::Found;
 use super::super::path::ImagePath;
@@ -16,14 +17,16 @@ impl Tree<'_> {
         self.drop_needless_whiteouts()?;
         self.drop_hollow_dirs()?;
         self.forget_hidden_likeness()?;
-        for (path, acl) in &self.default_acls {
-            let attribute = OsStr::new(DEFAULT_ACL_XATTR);
-            let set = self.root.open_dir(path.as_os_str()).and_then(|dir| dir.set_own_xattr(attribute, acl));
-            tolerate(attribute, set).map_err(|source| LayerError::Finish { path: path.clone(), source })?;
-        }
         for (path, attributes) in self.dirs.iter().rev() {
             let finish = self.root.open_dir(path.as_os_str()).and_then(|dir| finish_dir(&dir, attributes));
             finish.map_err(|source| LayerError::Finish { path: path.clone(), source })?;
+        }
+        for (path, acls) in &self.acls {
+            for (name, acl) in acls {
+                let name = OsStr::from_bytes(name);
+                let set = self.root.open_dir(path.as_os_str()).and_then(|dir| dir.set_own_xattr(name, acl));
+                tolerate(name, set).map_err(|source| LayerError::Finish { path: path.clone(), source })?;
+            }
         }
         let mut needs = Needs::default();
         if self.lowers.is_none() {
@@ -62,7 +65,7 @@ impl Tree<'_> {
         for path in hidden {
             let dropped = self.root.open_dir(path.as_os_str()).and_then(|dir| drop_xattrs(&dir));
             dropped.map_err(|source| LayerError::Finish { path: path.clone(), source })?;
-            self.default_acls.remove(&path);
+            self.acls.remove(&path);
             self.implicit.remove(&path);
             self.dirs.insert(path, Attributes::IMPLICIT);
         }

@@ -23,8 +23,7 @@ use std::rc::Rc;
 use self::walk::Way;
 use super::archive::{Archive, ContentError, Entry, Kind};
 use super::attributes::{
-    Attributes, DEFAULT_ACL_XATTR, OPAQUE_XATTR, Original, copy_node, finish_dir, finish_file, finish_node, is_wanted,
-    tolerate,
+    Attributes, Marks, Original, copy_node, finish_dir, finish_file, finish_node, is_acl, is_wanted, tolerate,
 };
 use super::error::{EntryError, LayerError};
 use super::merged::{Found, Merged};
@@ -38,8 +37,8 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
-/// Most bytes of default ACLs, which wait in memory until the files that must not inherit them are made.
-const MAX_DEFAULT_ACL_BYTES: usize = 4 << 20;
+/// Most bytes of directories' access control lists, which wait in memory until all is there.
+const MAX_ACL_BYTES: usize = 16 << 20;
 
 /// Why an entry was not made.
 pub(super) enum Fault {
@@ -95,12 +94,17 @@ pub(super) struct Tree<'a> {
     umask: u32,
     /// The layers below, when they are known.
     lowers: Option<&'a Merged>,
+    marks: Marks,
     /// Open directories, each below the one before it, so that the next entry's is seldom far.
     open: Vec<(ImagePath, Rc<Dir>)>,
     /// What each directory is to be once it has its content.
     dirs: BTreeMap<ImagePath, Attributes>,
-    default_acls: BTreeMap<ImagePath, Vec<u8>>,
-    default_acl_bytes: usize,
+    /// Access control lists of directories, which wait for the mode and, as new files inherit them, for the content.
+    acls: BTreeMap<ImagePath, Xattrs>,
+    acl_bytes: usize,
+    /// Bytes of the names in the maps and sets here, and their bound.
+    name_bytes: u64,
+    max_name_bytes: u64,
     /// Directories without an entry of their own, and those of them that came to stand for nothing in a lower layer,
     /// because of a whiteout of their name.
     implicit: BTreeSet<ImagePath>,
@@ -131,8 +135,9 @@ enum Wish {
 }
 
 impl<'a> Tree<'a> {
-    /// A tree in the empty directory `root`, with the layers below it if they are known.
-    pub(super) fn new(root: &Path, lowers: Option<&'a Merged>) -> io::Result<Self> {
+    /// A tree in the empty directory `root`, with the layers below it if they are known, marked for the overlays
+    /// it is made for.
+    pub(super) fn new(root: &Path, lowers: Option<&'a Merged>, marks: Marks, max_name_bytes: u64) -> io::Result<Self> {
         let root = Dir::open(root)?;
         // What the store's own directories hand down, a group or access control lists, is not for images.
         drop_xattrs(&root)?;
@@ -141,10 +146,13 @@ impl<'a> Tree<'a> {
             umask: root.umask(),
             root: Rc::new(root),
             lowers,
+            marks,
             open: Vec::new(),
             dirs: BTreeMap::from([(ImagePath::root(), Attributes::IMPLICIT)]),
-            default_acls: BTreeMap::new(),
-            default_acl_bytes: 0,
+            acls: BTreeMap::new(),
+            acl_bytes: 0,
+            name_bytes: 0,
+            max_name_bytes,
             implicit: BTreeSet::new(),
             buried: BTreeSet::new(),
             guesses: BTreeSet::new(),
@@ -212,6 +220,10 @@ impl<'a> Tree<'a> {
                 FileKind::Symlink
             }
             Kind::CharDevice(0, 0) => return Err(EntryError::NullDevice.into()),
+            // In a user namespace none can be made, nor opened: podman leaves them out too.
+            Kind::CharDevice(..) | Kind::BlockDevice(..) if self.marks == Marks::User => {
+                return self.leave_out(dir, path);
+            }
             Kind::CharDevice(major, minor) => FileKind::CharDevice(device_number(major, minor)),
             Kind::BlockDevice(major, minor) => FileKind::BlockDevice(device_number(major, minor)),
             Kind::Fifo => FileKind::Fifo,
@@ -221,6 +233,15 @@ impl<'a> Tree<'a> {
         }
         finish_node(dir, path.name(), kind, &attributes(entry), &entry.xattrs, self.umask)
             .map_err(EntryError::io("set its attributes"))?;
+        Ok(())
+    }
+
+    /// Nothing is there in the end, neither what an earlier entry nor what a lower layer has.
+    fn leave_out(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), Fault> {
+        let whiteout = FileKind::CharDevice(0);
+        self.put("leave out the device", dir, path, |name| dir.make_node(name, whiteout, 0))?;
+        self.count_name(path)?;
+        self.whiteouts.insert(path.clone());
         Ok(())
     }
 
@@ -265,6 +286,7 @@ impl<'a> Tree<'a> {
         }
         self.implicit.remove(path);
         self.buried.remove(path);
+        self.count_name(path)?;
         self.dirs.insert(path.clone(), attributes(entry));
         if former != Former::Dir && entry.xattrs.is_empty() {
             return Ok(());
@@ -277,14 +299,14 @@ impl<'a> Tree<'a> {
     }
 
     fn set_dir_xattrs(&mut self, dir: &Dir, path: &ImagePath, xattrs: &Xattrs) -> Result<(), Fault> {
-        self.default_acls.remove(path);
+        self.acls.remove(path);
         for (name, value) in xattrs {
             let name = OsStr::from_bytes(name);
-            if name == DEFAULT_ACL_XATTR {
-                self.default_acls.insert(path.clone(), value.clone());
-                self.default_acl_bytes += value.len();
-                if self.default_acl_bytes > MAX_DEFAULT_ACL_BYTES {
-                    return Err(EntryError::DefaultAcls { limit: ByteSize(MAX_DEFAULT_ACL_BYTES as u64) }.into());
+            if is_acl(name) {
+                self.acls.entry(path.clone()).or_default().insert(name.as_bytes().to_vec(), value.clone());
+                self.acl_bytes += value.len();
+                if self.acl_bytes > MAX_ACL_BYTES {
+                    return Err(EntryError::Acls { limit: ByteSize(MAX_ACL_BYTES as u64) }.into());
                 }
             } else if is_wanted(name) {
                 tolerate(name, dir.set_own_xattr(name, value)).map_err(EntryError::io("set its attributes"))?;
@@ -353,7 +375,7 @@ impl<'a> Tree<'a> {
                     // It was taken for the lower layers' directory, but that one is gone.
                     self.buried.insert(path.clone());
                     self.dirs.insert(path.clone(), Attributes::IMPLICIT);
-                    self.default_acls.remove(path);
+                    self.acls.remove(path);
                     let inner = dir.open_dir(name);
                     inner.and_then(|inner| drop_xattrs(&inner)).map_err(EntryError::io("set its attributes"))?;
                 }
@@ -365,6 +387,7 @@ impl<'a> Tree<'a> {
 
     fn make_whiteout(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), EntryError> {
         dir.make_node(path.name(), FileKind::CharDevice(0), 0).map_err(EntryError::io("make the whiteout"))?;
+        self.count_name(path)?;
         self.whiteouts.insert(path.clone());
         Ok(())
     }
@@ -373,10 +396,19 @@ impl<'a> Tree<'a> {
         // The root's is never asked for by the kernel; it goes into the layer's description.
         if !path.is_root() && !self.opaque.contains(path) {
             let dir = self.root.open_dir(path.as_os_str());
-            dir.and_then(|dir| dir.set_own_xattr(OsStr::new(OPAQUE_XATTR), b"y"))
+            dir.and_then(|dir| dir.set_own_xattr(self.marks.opaque(), b"y"))
                 .map_err(EntryError::io("mark the directory as opaque"))?;
         }
         self.opaque.insert(path.clone());
+        Ok(())
+    }
+
+    /// Counts a name that is remembered; those that are forgotten again still count.
+    fn count_name(&mut self, path: &ImagePath) -> Result<(), EntryError> {
+        self.name_bytes += path.as_bytes().len() as u64;
+        if self.name_bytes > self.max_name_bytes {
+            return Err(EntryError::Names { limit: ByteSize(self.max_name_bytes) });
+        }
         Ok(())
     }
 
@@ -418,7 +450,7 @@ impl<'a> Tree<'a> {
             forget_in_set(set, path);
         }
         forget(&mut self.dirs, path);
-        forget(&mut self.default_acls, path);
+        forget(&mut self.acls, path);
     }
 }
 

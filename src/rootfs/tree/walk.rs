@@ -13,6 +13,9 @@ use super::super::path::{ImagePath, Step, Trail};
 use super::{Fault, Tree};
 use crate::sys::beneath::{Dir, FileKind};
 
+/// Most directories that a tree holds open.
+const MAX_OPEN_DIRS: usize = 32;
+
 /// What a directory is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -42,7 +45,7 @@ impl Tree<'_> {
         match dir.open_dir(OsStr::from_bytes(rest)) {
             Ok(found) => {
                 let found = Rc::new(found);
-                self.open.push((path.clone(), Rc::clone(&found)));
+                self.hold_open(path, &found);
                 Ok((path.clone(), found))
             }
             Err(error) => match Errno::from_io_error(&error) {
@@ -83,9 +86,17 @@ impl Tree<'_> {
             }
         }
         if at == *path {
-            self.open.push((at.clone(), Rc::clone(&dir)));
+            self.hold_open(&at, &dir);
         }
         Ok((at, dir))
+    }
+
+    fn hold_open(&mut self, path: &ImagePath, dir: &Rc<Dir>) {
+        // Several layers are unpacked at once, and a process has few descriptors.
+        if self.open.len() == MAX_OPEN_DIRS {
+            self.open.remove(0);
+        }
+        self.open.push((path.clone(), Rc::clone(dir)));
     }
 
     /// What this layer itself has hidden is there again, as a directory that has nothing to do with the one below.
@@ -118,8 +129,8 @@ impl Tree<'_> {
                 Ok(Some(target.map_err(EntryError::io("read a link of a lower layer"))?))
             }
             Some((_, Found::Dir(node))) => {
-                let open = lowers.enter(&node).map_err(EntryError::io("open a directory of a lower layer"))?;
-                self.make_implicit(dir, path, open.top()).map(|()| None)
+                let top = lowers.top(&node).map_err(EntryError::io("open a directory of a lower layer"))?;
+                self.make_implicit(dir, path, Some(&top)).map(|()| None)
             }
             _ if way == Way::Entry => self.make_implicit(dir, path, None).map(|()| None),
             _ => Err(Fault::Nowhere),
@@ -137,6 +148,7 @@ impl Tree<'_> {
             let made = dir.open_dir(path.name()).map_err(read())?;
             self.set_dir_xattrs(&made, path, &xattrs)?;
         }
+        self.count_name(path)?;
         if self.lowers.is_none() && !self.is_below_opaque(path) {
             self.guesses.insert(path.clone());
         }
