@@ -100,6 +100,9 @@ pub fn assemble(
 /// Mounts an overlay of `layers` at `target`, with a new writable layer in `scratch`. The mount is gone with the caller's
 /// mount namespace at the latest; the directories in `scratch` stay, except when this fails.
 pub fn mount_overlay(layers: &Layers, scratch: &Path, target: &Path, volatile: bool) -> Result<(), RootfsError> {
+    if !layers.are_mountable() {
+        return Err(RootfsError::PlainLayers);
+    }
     let (upper, work, empty) = (scratch.join("upper"), scratch.join("work"), scratch.join("empty"));
     let mut lowers = layers.paths().to_vec();
     if lowers.len() > MAX_OVERLAY_LOWERS {

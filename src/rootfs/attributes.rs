@@ -1,8 +1,8 @@
 //! Owner, mode, times and extended attributes of files, set in the order that loses none of them.
 //!
 //! chown(2) clears set-user-ID bits and `security.capability`; writing clears them too; where there is an access ACL, its mask
-//! is the group's part of the mode, which bsdtar writes otherwise. Hence: content, owner, attributes, mode, ACL, times. Calls that would change nothing are left out, as a layer has many files
-//! of root's with a usual mode.
+//! is the group's part of the mode, which bsdtar writes otherwise. Hence: content, owner, attributes, mode, ACL, times.
+//! Calls that would change nothing are left out, as a layer has many files of root's with a usual mode.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,13 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::pax::Xattrs;
 use crate::sys::beneath::{
-    Dir, FileKind, Metadata, Time, copy_content, set_file_mode, set_file_owner, set_file_times, set_file_xattr,
+    Dir, FileKind, Metadata, PLAIN_WHITEOUT, Time, WHITEOUT, copy_content, set_file_mode, set_file_owner,
+    set_file_times, set_file_xattr,
 };
 
 /// The overlays that a tree is for (kernel, `filesystems/overlayfs.rst`, "User xattr").
 ///
-/// Whiteouts are character devices 0:0 for both: since Linux 5.8 everybody may make those, and overlays in user namespaces
-/// came with 5.11.
+/// Whiteouts are character devices 0:0 for both kinds: since Linux 5.8 everybody may make those, and overlays in user
+/// namespaces came with 5.11.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Marks {
     /// Those that root mounts.
@@ -25,17 +26,64 @@ pub(super) enum Marks {
     Trusted,
     /// Those that are mounted with `userxattr`, as in a user namespace, where `trusted.*` cannot be set, nor devices made.
     User,
+    /// None: on an overlay, where no other one can be mounted, nobody can make whiteouts either. Such trees are copied.
+    /// They need nothing but device nodes: whiteouts are others, and an opaque directory has one with the name that an
+    /// archive has for that, which no file of an image can have.
+    Plain,
 }
 
 impl Marks {
-    /// The attribute of a directory that hides what layers below have there.
-    pub(super) fn opaque(self) -> &'static OsStr {
-        OsStr::new(match self {
-            Self::Trusted => "trusted.overlay.opaque",
-            Self::User => "user.overlay.opaque",
-        })
+    /// What can be made in `dir`, which must be empty, and is so afterwards. Where nothing can, the layers tell why.
+    pub(super) fn that_fit(dir: &Dir) -> Self {
+        let name = OsStr::new("probe");
+        let try_trusted = || {
+            dir.make_node(name, WHITEOUT, 0)?;
+            dir.remove_file(name)?;
+            dir.make_dir(name, DEFAULT_DIR_MODE)?;
+            let marked = dir.open_dir(name).and_then(|inner| Self::Trusted.set_opaque(&inner));
+            dir.remove_empty_dir(name).and(marked)
+        };
+        let try_plain = || dir.make_node(name, PLAIN_WHITEOUT, 0).and_then(|()| dir.remove_file(name));
+        if try_trusted().is_err() && try_plain().is_ok() { Self::Plain } else { Self::Trusted }
+    }
+
+    /// What hides a name of the layers below.
+    pub(super) const fn whiteout(self) -> FileKind {
+        match self {
+            Self::Trusted | Self::User => WHITEOUT,
+            Self::Plain => PLAIN_WHITEOUT,
+        }
+    }
+
+    /// Makes a directory hide what layers below have there. Everything else is in it by now.
+    pub(super) fn set_opaque(self, dir: &Dir) -> io::Result<()> {
+        match self {
+            Self::Trusted => dir.set_own_xattr(OsStr::new(TRUSTED_OPAQUE_XATTR), b"y"),
+            Self::User => dir.set_own_xattr(OsStr::new(USER_OPAQUE_XATTR), b"y"),
+            Self::Plain => dir.make_node(OsStr::new(OPAQUE_NAME), PLAIN_WHITEOUT, 0),
+        }
+    }
+
+    /// Whether the directory `name` in `dir` hides what layers below have there.
+    pub(super) fn is_opaque(self, dir: &Dir, name: &OsStr) -> io::Result<bool> {
+        let has = |attribute: &str| Ok(dir.xattr(name, OsStr::new(attribute))?.is_some_and(|value| value == b"y"));
+        match self {
+            Self::Trusted => has(TRUSTED_OPAQUE_XATTR),
+            Self::User => has(USER_OPAQUE_XATTR),
+            Self::Plain => {
+                let mark = dir.open_dir(name)?.stat(OsStr::new(OPAQUE_NAME))?;
+                // A store that was moved may have layers of both kinds.
+                if mark.is_some_and(|mark| mark.is_whiteout()) { Ok(true) } else { has(TRUSTED_OPAQUE_XATTR) }
+            }
+        }
     }
 }
+
+/// The attribute of an opaque directory in an overlay that root mounts, and in one with `userxattr`.
+const TRUSTED_OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+const USER_OPAQUE_XATTR: &str = "user.overlay.opaque";
+/// An opaque directory in an archive, and in a plain tree.
+pub(super) const OPAQUE_NAME: &str = ".wh..wh..opq";
 
 /// What new files inherit; set on a directory only after they are made.
 const DEFAULT_ACL_XATTR: &str = "system.posix_acl_default";

@@ -38,6 +38,11 @@ pub enum RootfsError {
         /// The kernel's limit.
         limit: usize,
     },
+    /// The layers cannot be mounted.
+    #[error(
+        "the layers are in a form for copying, as they were unpacked where no overlay can be mounted\nhint: use `--rootfs copy`; where the store has been moved, `dockless check --repair` unpacks them again"
+    )]
+    PlainLayers,
     /// No overlay can be mounted there.
     #[error(
         "cannot mount an overlay at `{target}`: {operation}{}\nhint: use `--rootfs copy`, or name a store on a local file system with `--root DIR`",
@@ -211,9 +216,12 @@ pub enum EntryError {
     /// `.wh.`, `.wh..`, `.wh...`, or something below a whiteout.
     #[error("it is not the name of a whiteout, expected `.wh.NAME`")]
     Whiteout,
-    /// A character device 0:0.
-    #[error("a character device 0:0 is refused, as an overlay would take it for a whiteout")]
-    NullDevice,
+    /// A character device 0:0, or the one that stands for it.
+    #[error("a character device 0:{minor} is refused, as it would be taken for a whiteout")]
+    NullDevice {
+        /// The minor number.
+        minor: u32,
+    },
     /// The root as something else than a directory.
     #[error("the root of an image can only be a directory")]
     Root,

@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::attributes::Marks;
 use super::error::{LayerError, RootfsError};
@@ -20,6 +20,7 @@ use super::unpack::{Layer, Limits, Unpacked, mend, unpack_alone, unpack_upon};
 use crate::image::{ChainId, Descriptor, Digest, Image, Observer, PullEvent};
 use crate::store::{LayerInfo, LayerWriter, Store};
 use crate::sys::Lock;
+use crate::sys::beneath::Dir;
 
 /// Steps in which the progress of a layer is told.
 const PROGRESS_STEPS: u64 = 100;
@@ -31,6 +32,7 @@ pub struct Layers {
     paths: Vec<PathBuf>,
     /// The layer whose root directory says what the root is like.
     root: Option<PathBuf>,
+    marks: Marks,
 }
 
 impl Layers {
@@ -52,6 +54,9 @@ impl Layers {
             if !hidden {
                 layers.paths.push(path);
             }
+            if info.is_plain {
+                layers.marks = Marks::Plain;
+            }
             hidden |= info.is_opaque;
         }
         Ok(layers)
@@ -60,7 +65,12 @@ impl Layers {
     /// Trees in overlay form that are not in a store, topmost first; `root` is the one whose root directory counts.
     #[must_use]
     pub const fn from_paths(paths: Vec<PathBuf>, root: Option<PathBuf>) -> Self {
-        Self { paths, root }
+        Self { paths, root, marks: Marks::Trusted }
+    }
+
+    /// Whether an overlay of them would show what they are.
+    pub(super) fn are_mountable(&self) -> bool {
+        self.marks != Marks::Plain
     }
 
     /// The trees, topmost first.
@@ -76,7 +86,7 @@ impl Layers {
     }
 
     pub(super) fn open(&self) -> Result<Merged, RootfsError> {
-        Merged::open(self.paths.iter().map(PathBuf::as_path)).map_err(|source| RootfsError::Host {
+        Merged::open(self.paths.iter().map(PathBuf::as_path), self.marks).map_err(|source| RootfsError::Host {
             operation: "open the layers below",
             path: self.paths.first().cloned().unwrap_or_default(),
             source,
@@ -134,6 +144,8 @@ pub struct Unpacker<'a> {
     /// Names the lock below, which guards what is aside in `tmp`.
     guard: Digest,
     slots: Mutex<Vec<Slot>>,
+    /// What the file system can hold, once that is known.
+    marks: OnceLock<Marks>,
     lock: Option<Lock>,
 }
 
@@ -164,7 +176,7 @@ impl<'a> Unpacker<'a> {
                 None => Slot::Missing,
             });
         }
-        Ok(Self { store, image, observer, guard, slots: Mutex::new(slots), lock: Some(lock) })
+        Ok(Self { store, image, observer, guard, slots: Mutex::new(slots), marks: OnceLock::new(), lock: Some(lock) })
     }
 
     /// The layers that must be unpacked, as places in [`Image::layers`]. Their blobs are needed until [`Self::finish`].
@@ -215,7 +227,7 @@ impl<'a> Unpacker<'a> {
         // It will hardly be smaller uncompressed.
         self.store.check_space(blob.size)?;
         let writer = self.store.write_layer(&self.guard, index)?;
-        let unpacked = self.with_layer(blob, diff_id, |layer| unpack_alone(layer, &writer.fs()))?;
+        let unpacked = self.with_layer(blob, diff_id, &writer, unpack_alone)?;
         Ok(match unpacked {
             Unpacked::Clean(info) => {
                 writer.commit(diff_id, &info)?;
@@ -263,7 +275,7 @@ impl<'a> Unpacker<'a> {
             return Ok((writer, info));
         }
         let writer = self.store.write_layer(&self.guard, index)?;
-        let info = self.with_layer(blob, diff_id, |layer| unpack_upon(layer, &writer.fs(), lowers))?;
+        let info = self.with_layer(blob, diff_id, &writer, |layer, fs| unpack_upon(layer, fs, lowers))?;
         Ok((writer, info))
     }
 
@@ -271,7 +283,8 @@ impl<'a> Unpacker<'a> {
         &self,
         blob: &Descriptor,
         diff_id: &Digest,
-        unpack: impl FnOnce(Layer<'_>) -> Result<T, LayerError>,
+        writer: &LayerWriter,
+        unpack: impl FnOnce(Layer<'_>, &Path) -> Result<T, LayerError>,
     ) -> Result<T, RootfsError> {
         let told = AtomicU64::new(0);
         let progress = |done: u64| {
@@ -282,8 +295,15 @@ impl<'a> Unpacker<'a> {
             }
         };
         let file = self.store.open_blob(&blob.digest)?;
-        unpack(Layer { blob: file, diff_id, limits: Limits::default(), marks: Marks::default(), progress: &progress })
+        let (fs, limits) = (writer.fs(), Limits::default());
+        let marks = self.marks(&fs);
+        unpack(Layer { blob: file, diff_id, limits, marks, progress: &progress }, &fs)
             .map_err(|source| RootfsError::Layer { digest: blob.digest.clone(), source })
+    }
+
+    /// What the file system of the store can hold; tried in `fs`, which is still empty.
+    fn marks(&self, fs: &Path) -> Marks {
+        *self.marks.get_or_init(|| Dir::open(fs).map(|dir| Marks::that_fit(&dir)).unwrap_or_default())
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {

@@ -55,12 +55,7 @@ pub(super) enum Resolved {
 
 impl Merged {
     /// Opens layers, topmost first.
-    pub(super) fn open<'a>(layers: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
-        Self::open_marked(layers, Marks::default())
-    }
-
-    /// The same for trees that are marked in a way of their own.
-    pub(super) fn open_marked<'a>(layers: impl Iterator<Item = &'a Path>, marks: Marks) -> io::Result<Self> {
+    pub(super) fn open<'a>(layers: impl Iterator<Item = &'a Path>, marks: Marks) -> io::Result<Self> {
         Ok(Self { roots: layers.map(Dir::open).collect::<io::Result<_>>()?, marks })
     }
 
@@ -145,7 +140,7 @@ impl OpenNode {
             }
             layers.push(*layer);
             let is_last = place + 1 == self.parts.len();
-            if !is_last && dir.xattr(name, self.marks.opaque())?.is_some_and(|value| value == b"y") {
+            if !is_last && self.marks.is_opaque(dir, name)? {
                 break;
             }
         }

@@ -8,9 +8,10 @@
 //!
 //! Everything that comes from an image is hostile: `stream` and `archive` are bounded by named constants, `path` holds
 //! names that cannot point outwards, and all that is written or read goes through [`crate::sys::beneath`], which follows no
-//! link. Trees are in overlay form (whiteouts are character devices 0:0, opaque directories carry an attribute), one
-//! directory per layer, so that layers unpack in parallel and are shared by images; what depends on the layers below is
-//! mended afterwards (see `layers`). `merged` sees several such trees as one, by the kernel's rules.
+//! link. Trees are in overlay form (whiteouts are character devices 0:0, opaque directories carry an attribute; `Marks` says
+//! what stands for them where they cannot be made), one directory per layer, so that layers unpack in parallel and are
+//! shared by images; what depends on the layers below is mended afterwards (see `layers`). `merged` sees several such trees
+//! as one, by the kernel's rules.
 //!
 //! Deliberate, where tools differ: names are cleaned as Go's `path.Clean` does before links are followed; global PAX headers
 //! count (docker ignores them), but name no file as GNU tar lets them; a directory that replaces a file of its own layer hides

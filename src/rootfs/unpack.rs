@@ -96,6 +96,7 @@ fn unpack(layer: Layer<'_>, root: &Path, lowers: Option<&Merged>) -> Result<Opti
         mended: false,
         has_root: finished.has_root,
         is_opaque: finished.is_opaque,
+        is_plain: marks == Marks::Plain,
     };
     Ok(Some((info, finished.needs)))
 }

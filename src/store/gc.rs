@@ -218,6 +218,7 @@ pub(super) mod tests {
             mended: false,
             has_root: false,
             is_opaque: false,
+            is_plain: false,
         };
         writer.commit(&diff_id, &info).unwrap();
         (serde_json::from_value(manifest).unwrap(), diff_id)

@@ -21,6 +21,7 @@ const MAX_INFO_BYTES: u64 = 64 << 10;
 /// What an unpacked layer holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that have nothing to do with each other")]
 pub struct LayerInfo {
     /// Format of this file and of the tree; [`LayerInfo::SCHEMA`].
     pub schema: u32,
@@ -36,6 +37,9 @@ pub struct LayerInfo {
     pub has_root: bool,
     /// Whether the root is opaque, so that the layers below count for nothing.
     pub is_opaque: bool,
+    /// Whether whiteouts and opaque directories are not marked as overlays want it, because the file system refused that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_plain: bool,
 }
 
 impl LayerInfo {
@@ -187,6 +191,7 @@ mod tests {
             mended: false,
             has_root: false,
             is_opaque: false,
+            is_plain: false,
         };
 
         let dropped = store.write_layer(&key, 0).unwrap();

@@ -91,11 +91,17 @@ pub struct Metadata {
     pub identity: (u64, u64),
 }
 
+/// A whiteout of overlayfs: a character device 0:0.
+pub const WHITEOUT: FileKind = FileKind::CharDevice(0);
+/// A whiteout on file systems that refuse overlayfs' own, as overlays do: another device that cannot be, 0:255, since no
+/// driver has the number 0.
+pub const PLAIN_WHITEOUT: FileKind = FileKind::CharDevice(255);
+
 impl Metadata {
-    /// A whiteout of overlayfs: a character device 0:0 (kernel, `filesystems/overlayfs.rst`).
+    /// A whiteout of overlayfs (kernel, `filesystems/overlayfs.rst`), or what stands for one where those cannot be made.
     #[must_use]
     pub fn is_whiteout(&self) -> bool {
-        self.kind == FileKind::CharDevice(0)
+        self.kind == WHITEOUT || self.kind == PLAIN_WHITEOUT
     }
 
     /// Whether it is a directory.

@@ -1,6 +1,7 @@
 //! Layers on top of each other, as the workload sees them.
 
-use crate::base::{app_with, empty};
+use crate::base::{app_with, base_image, empty};
+use crate::support::env::{finish, program};
 use crate::support::image::{Entry, ImageBuilder, Packing};
 
 /// A layer of files to be hidden by the layers above.
@@ -167,6 +168,40 @@ fn a_copied_root_is_like_a_mounted_one() {
     assert_eq!(without_directories(overlay), without_directories(copy));
     assert_eq!(kind, "overlay");
     assert_ne!(other_kind, "overlay");
+    env.assert_clean();
+}
+
+/// Where whiteouts cannot be made, as on an overlay, or attributes cannot be kept, as on ramfs of old kernels, layers are kept
+/// in a plain form, and a copy of them is the same.
+#[test]
+fn a_store_on_any_file_system_gives_the_same_tree() {
+    let Some(env) = empty() else { return };
+    let image = lower(base_image()).file("etc/kept", "").layer().whiteout("d/a").dir("e").opaque("e");
+    let image =
+        image.file("e/new", "new").whiteout("etc/nothing").layer().file("d/above", "").whiteout("e/new").build();
+    image.write_layout(&env.work().join("layout"), "app");
+    std::fs::create_dir(env.root()).unwrap();
+    let script = "cd /; find d e link etc/kept | sort | xargs stat -c '%n %a %u:%g %s %Y %F' | grep -v directory$";
+    let run = |mount: &str, how: &str| {
+        let mut shell = program("unshare", ["-m", "sh", "-c"]);
+        shell.arg(format!(
+            "set -e; root=$1; {mount}; shift; \"$@\" run --rm --name {} --rootfs {how} oci:layout:app sh -c \"{script}\";
+             \"$@\" check >&2",
+            env.name()
+        ));
+        let command = env.command::<&str>([]);
+        shell.arg("sh").arg(env.root()).arg(command.get_program()).args(command.get_args());
+        finish(shell.current_dir(env.work()))
+    };
+    let expected = run("mount -t tmpfs none $root", "overlay").text();
+    assert!(expected.contains("d/above") && !expected.contains("d/a ") && !expected.contains("e/"), "{expected}");
+    let overlay = "mount -t tmpfs none $root; mkdir $root/l $root/u $root/w;
+        mount -t overlay -o lowerdir=$root/l,upperdir=$root/u,workdir=$root/w none $root";
+    for mount in [overlay, "mount -t ramfs none $root"] {
+        assert_eq!(run(mount, "copy").text(), expected, "{mount}");
+        assert_eq!(run(mount, "auto").text(), expected, "{mount}");
+    }
+    run(overlay, "overlay").refused(125, &["in a form for copying", "--rootfs copy"]);
     env.assert_clean();
 }
 

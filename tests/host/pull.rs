@@ -100,7 +100,7 @@ fn pull_into(size: &str, env: &TestEnv, image: &BuiltImage) -> Output {
         root=$1 size=$2; shift 2
         mount -t tmpfs -o size=$size none $root || exit 99
         \"$@\" >/dev/null; code=$?
-        find $root -type f ! -path '*/locks/*' ! -name oci-layout | sort
+        find $root -type f ! -path '*/locks/*' ! -name oci-layout ! -name store.json ! -name reserve | sort
         exit $code";
     let command = env.command(["pull", "-q", &reference]);
     let mut unshare = program("unshare", ["-m", "sh", "-c", script, "sh"]);

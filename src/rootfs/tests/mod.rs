@@ -46,7 +46,7 @@
 //! | bounds: name, path, depth | `rows::bounds_of_names_and_depth` | |
 //! | bounds: PAX records, attributes, ACLs in memory | `rows::bounds_of_attributes_and_headers` | |
 //! | bounds: layers of an overlay | `rest::more_layers_than_the_kernel_stacks_are_refused` `stacks::two_hundred_layers` | |
-//! | no overlay: a copy that is the same | `rest::an_overlay_on_an_overlay_becomes_a_copy` `stacks::a_nasty_stack_is_the_same_as_overlay_and_as_copy` | |
+//! | no overlay, or a store where no whiteouts can be made: a copy that is the same | in `tests/host` `a_store_on_any_file_system_gives_the_same_tree`, `rest::an_overlay_on_an_overlay_becomes_a_copy` `stacks::a_nasty_stack_is_the_same_as_overlay_and_as_copy` | |
 //! | overlays without root | `userxattr::the_kernel_shows_the_same_with_marks_of_either_kind` `userxattr::devices_are_left_out_where_they_cannot_be_made` | |
 //! | builders' styles | `oddities::layers_in_the_style_of_kaniko` `oddities::layers_in_the_style_of_bazel_and_ko` `oddities::layers_in_the_style_of_docker` | |
 //!

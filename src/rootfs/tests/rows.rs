@@ -181,7 +181,7 @@ fn the_files_of_aufs_are_skipped() {
 fn a_device_that_is_a_whiteout_is_refused() {
     root_only!();
     let refused = Fixture::new().refusal(&tar(&[device("c", b'3', 0, 0)]));
-    assert!(matches!(refused, LayerError::Entry { source: EntryError::NullDevice, .. }), "{refused}");
+    assert!(matches!(refused, LayerError::Entry { source: EntryError::NullDevice { minor: 0 }, .. }), "{refused}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn trees(at: &Path, archives: &[Vec<u8>], marks: Marks) -> Vec<PathBuf> {
             blob
         };
         let layer = || Layer { blob: blob(), diff_id: &diff_id, limits: Limits::default(), marks, progress: &|_| {} };
-        let lowers = Merged::open_marked(made.iter().map(PathBuf::as_path), marks).unwrap();
+        let lowers = Merged::open(made.iter().map(PathBuf::as_path), marks).unwrap();
         let root = at.join(format!("{number}"));
         fs::create_dir(&root).unwrap();
         let done = match unpack_alone(layer(), &root).unwrap_or_else(|error| panic!("{}", chain(&error))) {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use super::super::attributes::{Attributes, finish_dir, tolerate};
+use super::super::attributes::{Attributes, Marks, finish_dir, tolerate};
 use super::super::error::{EntryError, LayerError};
 use super::super::merged::Found;
 use super::super::path::ImagePath;
@@ -17,6 +17,12 @@ impl Tree<'_> {
         self.drop_needless_whiteouts()?;
         self.drop_hollow_dirs()?;
         self.forget_hidden_likeness()?;
+        if self.marks == Marks::Plain {
+            // Until now it would have been in the way of removing a directory that is left empty.
+            for path in &self.opaque {
+                self.set_opaque(path).map_err(|source| LayerError::Finish { path: path.clone(), source })?;
+            }
+        }
         for (path, attributes) in self.dirs.iter().rev() {
             let finish = self.root.open_dir(path.as_os_str()).and_then(|dir| finish_dir(&dir, attributes));
             finish.map_err(|source| LayerError::Finish { path: path.clone(), source })?;

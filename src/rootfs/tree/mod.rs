@@ -23,7 +23,8 @@ use std::rc::Rc;
 use self::walk::Way;
 use super::archive::{Archive, ContentError, Entry, Kind};
 use super::attributes::{
-    Attributes, Marks, Original, copy_node, finish_dir, finish_file, finish_node, is_acl, is_wanted, tolerate,
+    Attributes, Marks, OPAQUE_NAME, Original, copy_node, finish_dir, finish_file, finish_node, is_acl, is_wanted,
+    tolerate,
 };
 use super::error::{EntryError, LayerError};
 use super::merged::{Found, Merged};
@@ -35,7 +36,6 @@ use crate::sys::beneath::{Dir, FileKind, device_number};
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// AUFS' own files, which docker's oldest layers contain and every tool skips.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
-const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
 /// Most bytes of directories' access control lists, which wait in memory until all is there.
 const MAX_ACL_BYTES: usize = 16 << 20;
@@ -219,7 +219,7 @@ impl<'a> Tree<'a> {
                 self.put("make the link", dir, path, |name| dir.make_symlink(name, target))?;
                 FileKind::Symlink
             }
-            Kind::CharDevice(0, 0) => return Err(EntryError::NullDevice.into()),
+            Kind::CharDevice(0, minor @ (0 | 255)) => return Err(EntryError::NullDevice { minor }.into()),
             // In a user namespace none can be made, nor opened: podman leaves them out too.
             Kind::CharDevice(..) | Kind::BlockDevice(..) if self.marks == Marks::User => {
                 return self.leave_out(dir, path);
@@ -238,7 +238,7 @@ impl<'a> Tree<'a> {
 
     /// Nothing is there in the end, neither what an earlier entry nor what a lower layer has.
     fn leave_out(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), Fault> {
-        let whiteout = FileKind::CharDevice(0);
+        let whiteout = self.marks.whiteout();
         self.put("leave out the device", dir, path, |name| dir.make_node(name, whiteout, 0))?;
         self.count_name(path)?;
         self.whiteouts.insert(path.clone());
@@ -386,21 +386,26 @@ impl<'a> Tree<'a> {
     }
 
     fn make_whiteout(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), EntryError> {
-        dir.make_node(path.name(), FileKind::CharDevice(0), 0).map_err(EntryError::io("make the whiteout"))?;
+        dir.make_node(path.name(), self.marks.whiteout(), 0).map_err(EntryError::io("make the whiteout"))?;
         self.count_name(path)?;
         self.whiteouts.insert(path.clone());
         Ok(())
     }
 
     fn mark_opaque(&mut self, path: &ImagePath) -> Result<(), Fault> {
-        // The root's is never asked for by the kernel; it goes into the layer's description.
-        if !path.is_root() && !self.opaque.contains(path) {
-            let dir = self.root.open_dir(path.as_os_str());
-            dir.and_then(|dir| dir.set_own_xattr(self.marks.opaque(), b"y"))
-                .map_err(EntryError::io("mark the directory as opaque"))?;
+        if self.marks != Marks::Plain && !self.opaque.contains(path) {
+            self.set_opaque(path).map_err(EntryError::io("mark the directory as opaque"))?;
         }
         self.opaque.insert(path.clone());
         Ok(())
+    }
+
+    /// The root's mark is never asked for by the kernel; it goes into the layer's description.
+    fn set_opaque(&self, path: &ImagePath) -> io::Result<()> {
+        if path.is_root() {
+            return Ok(());
+        }
+        self.marks.set_opaque(&self.root.open_dir(path.as_os_str())?)
     }
 
     /// Counts a name that is remembered; those that are forgotten again still count.
@@ -471,7 +476,7 @@ fn wish(path: &ImagePath) -> Result<Wish, EntryError> {
     match name.strip_prefix(WHITEOUT_PREFIX) {
         None => Ok(Wish::Make),
         Some(b"" | b"." | b"..") => Err(EntryError::Whiteout),
-        Some(_) if name == OPAQUE_NAME => Ok(Wish::MakeOpaque),
+        Some(_) if name == OPAQUE_NAME.as_bytes() => Ok(Wish::MakeOpaque),
         Some(_) if name.starts_with(AUFS_PREFIX) => Ok(Wish::Nothing),
         Some(hidden) => Ok(Wish::Hide(hidden.to_vec())),
     }
