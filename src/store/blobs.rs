@@ -274,7 +274,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::store::Store;
+    use crate::store::{Partials, Store, sweep_tmp};
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -299,8 +299,8 @@ mod tests {
         drop(writer);
         assert_eq!(store.partial_bytes(&descriptor), 5);
         // Kept while it is young, whoever sweeps.
-        let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
-        assert_eq!(crate::store::sweep_tmp(&store, yesterday).unwrap(), 0);
+        let before = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        assert_eq!(sweep_tmp(&store, Partials::Since(before)).unwrap(), 0);
         let mut writer = store.resume_blob(&digest, 12).unwrap();
         assert_eq!(writer.written(), 5);
         writer.write(b", world").unwrap();
@@ -336,8 +336,8 @@ mod tests {
         assert!(!partial.exists());
 
         left("old");
-        let tomorrow = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
-        assert_eq!(crate::store::sweep_tmp(&store, tomorrow).unwrap(), 1);
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+        sweep_tmp(&store, Partials::Since(later)).unwrap();
         assert!(!partial.exists());
 
         std::os::unix::fs::symlink("/etc/passwd", &partial).unwrap();

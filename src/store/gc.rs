@@ -9,7 +9,7 @@ use super::blobs::PARTIAL;
 use super::layers::remove_any;
 use super::{Store, StoreError, StoredImage};
 use crate::image::{ChainId, Digest, Document, ImageConfig};
-use crate::sys::{Lock, LockMode};
+use crate::sys::{Lock, LockMode, disk_usage};
 
 /// What a collection freed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,6 +90,13 @@ impl Store {
         Ok((without("blobs", &live.blobs)?, without("layers", &live.layers)?))
     }
 
+    /// Downloads that were not finished: how many, and their bytes.
+    pub(super) fn partials(&self) -> Result<(usize, u64), StoreError> {
+        let mut all = read_dir(&self.root().join("tmp"))?;
+        all.retain(|entry| entry.path().extension().is_some_and(|kind| kind == PARTIAL));
+        Ok((all.len(), all.iter().filter_map(|entry| disk_usage(&entry.path()).ok()).sum()))
+    }
+
     /// The blobs and the layers that an image reaches, as far as that can be told.
     pub(super) fn reached(&self, digest: &Digest) -> (HashSet<Digest>, HashSet<Digest>) {
         let mut live = Live::default();
@@ -157,17 +164,27 @@ struct Live {
     pub(super) layers: HashSet<Digest>,
 }
 
-/// Removes what killed processes left in `tmp/`: each entry whose lock nobody holds.
-///
-/// What there is of a download stays for the next one to go on with, if it was written to after `partials_since`.
-pub fn sweep_tmp(store: &Store, partials_since: SystemTime) -> Result<usize, StoreError> {
-    let mut removed = 0;
+/// Which unfinished downloads a sweep leaves for the next one to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partials {
+    /// Those that were written to since then.
+    Since(SystemTime),
+    /// None.
+    None,
+}
+
+/// Removes what killed processes left in `tmp/`: each entry whose lock nobody holds. Returns the bytes that it took.
+pub fn sweep_tmp(store: &Store, kept: Partials) -> Result<u64, StoreError> {
+    let mut bytes = 0;
     for entry in read_dir(&store.root().join("tmp"))? {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let Some((lock, kind)) = name.split_once('.') else { continue };
-        let written = || entry.metadata().and_then(|metadata| metadata.modified());
-        if kind == PARTIAL && written().is_ok_and(|at| at >= partials_since) {
+        let is_young = |since| {
+            let written = entry.metadata().and_then(|metadata| metadata.modified());
+            written.is_ok_and(|at| at >= since)
+        };
+        if kind == PARTIAL && matches!(kept, Partials::Since(time) if is_young(time)) {
             continue;
         }
         let path = store.root().join("locks").join(lock);
@@ -175,12 +192,12 @@ pub fn sweep_tmp(store: &Store, partials_since: SystemTime) -> Result<usize, Sto
             .map_err(|source| StoreError::Lock { path: path.clone(), source })?;
         if let Some(held) = held {
             // Whoever held it may have finished meanwhile; then nothing is there, and that is fine.
+            bytes += disk_usage(&entry.path()).unwrap_or(0);
             remove_any(&entry.path())?;
             drop(held.remove());
-            removed += 1;
         }
     }
-    Ok(removed)
+    Ok(bytes)
 }
 
 pub(super) fn read_dir(dir: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
@@ -250,7 +267,8 @@ pub(super) mod tests {
         let mut writer = store.write_blob(&held, 1).unwrap();
         std::fs::write(store.tmp_path(&left, "blob"), "x").unwrap();
         fs::create_dir_all(store.tmp_path(&left, "layer").join("fs")).unwrap();
-        assert_eq!(sweep_tmp(&store, SystemTime::UNIX_EPOCH).unwrap(), 2);
+        assert!(sweep_tmp(&store, Partials::None).unwrap() > 0);
+        assert!(!store.tmp_path(&left, "blob").exists() && !store.tmp_path(&left, "layer").exists());
         writer.write(b"h").unwrap();
         drop(writer);
         drop(lock);

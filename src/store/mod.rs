@@ -54,7 +54,7 @@ pub use caches::{Cache, CacheInfo, Caches, ListedCache};
 pub use check::{BlobDamage, Loose, Scratch};
 pub use df::{Share, ShareKind, SharedItem};
 pub use error::StoreError;
-pub use gc::{Removed, sweep_tmp};
+pub use gc::{Partials, Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
 pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};

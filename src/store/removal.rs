@@ -52,14 +52,15 @@ pub struct Freed {
     pub alone: Vec<u64>,
     /// Of all together, and with them what nothing reaches already.
     pub bytes: u64,
-    /// Blobs and layers that nothing reaches already.
+    /// Blobs and layers that nothing reaches already, and downloads that were not finished.
     pub orphans: usize,
 }
 
 impl Store {
     /// What removing `images` would free.
     pub fn freed_by(&self, images: &[StoredImage]) -> Result<Freed, StoreError> {
-        let mut freed = Freed { alone: vec![0; images.len()], ..Freed::default() };
+        let (orphans, bytes) = self.partials()?;
+        let mut freed = Freed { alone: vec![0; images.len()], bytes, orphans };
         let mut users: HashMap<PathBuf, Vec<Option<usize>>> = HashMap::new();
         for image in self.images()? {
             let number = images.iter().position(|leaving| leaving.is_same_entry(&image));

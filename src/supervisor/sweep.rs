@@ -15,7 +15,7 @@ use super::clean::clean_up;
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
 use crate::container::{Cgroup, HostError, boot_id};
 use crate::gpu::lease::forget;
-use crate::store::{Exit, ExitReason, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
+use crate::store::{Exit, ExitReason, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
 use crate::sys::Lock;
 use crate::words::describe;
 
@@ -60,7 +60,7 @@ pub fn sweep(store: &Store, state_root: &Path, leases: &Path) -> Result<Vec<Stri
             Err(error) => told.push(describe(&error)),
         }
     }
-    if let Err(error) = sweep_tmp(store, SystemTime::now() - PARTIALS_KEPT) {
+    if let Err(error) = sweep_tmp(store, Partials::Since(SystemTime::now() - PARTIALS_KEPT)) {
         told.push(describe(&error));
     }
     Ok(told)

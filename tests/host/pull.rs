@@ -89,6 +89,14 @@ fn a_broken_download_is_gone_on_with_by_the_next_command() {
         env.assert_clean();
         env.run(["rmi", &reference]).code(0);
     }
+    registry.when(&path).times(1).stall_after(5 << 20);
+    let pull = env.spawn(["pull", &reference]);
+    assert!(wait_until(|| std::fs::metadata(&partial).is_ok_and(|metadata| metadata.len() == 5 << 20)));
+    pull.signal(nix::sys::signal::Signal::SIGKILL);
+    pull.finish();
+    let output = env.run(["prune", "images", "-f"]).code(0);
+    assert!(!partial.exists() && output.stderr.contains(" MiB"), "{}", output.stderr);
+    env.assert_clean();
 }
 
 /// Pulls with a store of `size` on a tmpfs that nobody else sees. Standard output lists what is in it afterwards.

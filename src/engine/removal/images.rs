@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{Candidate, RemovalError};
 use crate::image::ImageConfig;
-use crate::store::{Removed, RunName, Store, StoreError, StoredImage};
+use crate::store::{Partials, Removed, RunName, Store, StoreError, StoredImage, sweep_tmp};
 
 /// A wish about a label: `KEY` or `KEY=VALUE`, or that it be otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,8 @@ pub fn images_to_prune(store: &Store, filter: &ImageFilter) -> Result<ImagesToPr
     Ok(ImagesToPrune { orphans: freed.orphans, bytes: freed.bytes, ..found })
 }
 
-/// Removes those of `images` that may still go, and all content that nothing reaches; which, and what that took.
+/// Removes those of `images` that may still go, and with them all content that nothing reaches and all unfinished downloads;
+/// which images, and what all that took.
 pub fn prune_images(
     store: &Store,
     images: &[StoredImage],
@@ -71,7 +72,8 @@ pub fn prune_images(
     let mut going = meant(store, filter)?;
     going.retain(|(image, run)| run.is_none() && images.iter().any(|listed| listed.is_same_entry(image)));
     let going: Vec<StoredImage> = going.into_iter().map(|(image, _)| image).collect();
-    let removed = store.remove_images(&going, &lock)?;
+    let mut removed = store.remove_images(&going, &lock)?;
+    removed.bytes += sweep_tmp(store, Partials::None)?;
     Ok((going, removed))
 }
 
