@@ -47,15 +47,26 @@ struct Crash {
     _registry: TestRegistry,
     reference: String,
     stores: PathBuf,
+    /// What the power is cut of; without it the command is killed.
+    disk: Option<Disk>,
 }
 
 impl Crash {
-    fn new(stores: impl FnOnce(&TestEnv) -> PathBuf) -> Option<Self> {
+    fn by_signal() -> Option<Self> {
         let env = empty()?;
+        Some(Self::new(env.dir().join("stores"), env, None))
+    }
+
+    fn by_power_cut() -> Option<Self> {
+        let env = empty()?;
+        let disk = Disk::new();
+        Some(Self::new(disk.mounted(), env, Some(disk)))
+    }
+
+    fn new(stores: PathBuf, env: TestEnv, disk: Option<Disk>) -> Self {
         let registry = TestRegistry::start();
         let reference = registry.push("app:1", &image()).to_string();
-        let stores = stores(&env);
-        Some(Self { env, _registry: registry, reference, stores })
+        Self { env, _registry: registry, reference, stores, disk }
     }
 
     /// Has the store at `name` from now on.
@@ -106,53 +117,6 @@ impl Crash {
     }
 }
 
-/// Kills the command at the steps it takes, each time in a store that `prepare` has filled.
-fn kill_at_steps(crash: &Crash, arguments: &[&str], prepare: impl Fn(&Path)) {
-    let start = |name: &str| {
-        let store = crash.switch(name);
-        prepare(&store);
-        store
-    };
-    let whole = crash.stop(arguments, &start("0"), usize::MAX);
-    assert_eq!(whole.code, Some(0));
-    for step in chosen(whole.steps) {
-        let store = start(&step.to_string());
-        let stopped = crash.stop(arguments, &store, step);
-        crash.assert_recovers(&format!("{} killed at step {} of {}", arguments[0], stopped.steps, whole.steps));
-        fs::remove_dir_all(store).unwrap();
-    }
-}
-
-fn in_directory(env: &TestEnv) -> PathBuf {
-    env.dir().join("stores")
-}
-
-#[test]
-fn a_pull_killed_at_any_step_is_repeated() {
-    let Some(crash) = Crash::new(in_directory) else { return };
-    kill_at_steps(&crash, &["pull", "-q", &crash.reference], |_| {});
-}
-
-#[test]
-fn an_image_removed_and_killed_at_any_step_is_there_or_gone() {
-    let Some(crash) = Crash::new(in_directory) else { return };
-    let full = crash.switch("full");
-    crash.env.run(["pull", "-q", &crash.reference]).code(0);
-    kill_at_steps(&crash, &["rmi", &crash.reference], |store| {
-        tool("cp", ["-a".as_ref(), full.join(".").as_os_str(), store.as_os_str()]);
-    });
-}
-
-#[test]
-fn an_archive_loaded_and_killed_at_any_step_is_there_or_not() {
-    let Some(crash) = Crash::new(in_directory) else { return };
-    crash.switch("full");
-    let file = crash.env.work().join("image.tar").into_os_string().into_string().unwrap();
-    crash.env.run(["pull", "-q", &crash.reference]).code(0);
-    crash.env.run(["save", "--format", "oci-archive", "-o", &file, &crash.reference]).code(0);
-    kill_at_steps(&crash, &["load", "-q", "-i", &file], |_| {});
-}
-
 /// A disk in a file. Nothing of it reaches the file but what the file system has written out.
 struct Disk {
     dir: TempDir,
@@ -201,22 +165,77 @@ impl Drop for Disk {
     }
 }
 
-#[test]
-fn a_pull_cut_off_at_any_step_is_repeated() {
-    let disk = Disk::new();
-    let Some(crash) = Crash::new(|_| disk.mounted()) else { return };
-    let store = crash.switch("0");
-    let whole = crash.stop(&["pull", "-q", &crash.reference], &store, usize::MAX);
+/// Stops the command at the steps it takes, each time in a store that `prepare` has filled.
+fn stop_at_steps(crash: &Crash, arguments: &[&str], prepare: impl Fn(&Path)) {
+    let start = |name: &str| {
+        let store = crash.switch(name);
+        prepare(&store);
+        // What was there before is older than the power cut.
+        rustix::fs::syncfs(fs::File::open(&store).unwrap()).unwrap();
+        store
+    };
+    let whole = crash.stop(arguments, &start("0"), usize::MAX);
     assert_eq!(whole.code, Some(0));
     for step in chosen(whole.steps) {
         let name = step.to_string();
-        let store = crash.switch(&name);
-        // The store's own directory is older than the power cut.
-        rustix::fs::syncfs(fs::File::open(&store).unwrap()).unwrap();
-        let stopped = crash.stop(&["pull", "-q", &crash.reference], &store, step);
-        let after = disk.cut();
-        crash.point_to(&after.mounted().join(&name));
-        crash.assert_recovers(&format!("cut off at step {} of {}", stopped.steps, whole.steps));
+        let store = start(&name);
+        let stopped = crash.stop(arguments, &store, step);
+        let after = crash.disk.as_ref().map(Disk::cut);
+        if let Some(after) = &after {
+            crash.point_to(&after.mounted().join(&name));
+        }
+        let how = if after.is_some() { "cut off" } else { "killed" };
+        crash.assert_recovers(&format!("{} {how} at step {} of {}", arguments[0], stopped.steps, whole.steps));
         fs::remove_dir_all(store).unwrap();
     }
+}
+
+fn pull(crash: &Crash) {
+    stop_at_steps(crash, &["pull", "-q", &crash.reference], |_| {});
+}
+
+fn remove(crash: &Crash) {
+    let full = crash.switch("full");
+    crash.env.run(["pull", "-q", &crash.reference]).code(0);
+    stop_at_steps(crash, &["rmi", &crash.reference], |store| {
+        tool("cp", ["-a".as_ref(), full.join(".").as_os_str(), store.as_os_str()]);
+    });
+}
+
+fn load(crash: &Crash) {
+    crash.switch("full");
+    let file = crash.env.work().join("image.tar").into_os_string().into_string().unwrap();
+    crash.env.run(["pull", "-q", &crash.reference]).code(0);
+    crash.env.run(["save", "--format", "oci-archive", "-o", &file, &crash.reference]).code(0);
+    stop_at_steps(crash, &["load", "-q", "-i", &file], |_| {});
+}
+
+#[test]
+fn a_pull_killed_at_any_step_is_repeated() {
+    Crash::by_signal().iter().for_each(pull);
+}
+
+#[test]
+fn an_image_removed_and_killed_at_any_step_is_there_or_gone() {
+    Crash::by_signal().iter().for_each(remove);
+}
+
+#[test]
+fn an_archive_loaded_and_killed_at_any_step_is_there_or_not() {
+    Crash::by_signal().iter().for_each(load);
+}
+
+#[test]
+fn a_pull_cut_off_at_any_step_is_repeated() {
+    Crash::by_power_cut().iter().for_each(pull);
+}
+
+#[test]
+fn an_image_removed_and_cut_off_at_any_step_is_there_or_gone() {
+    Crash::by_power_cut().iter().for_each(remove);
+}
+
+#[test]
+fn an_archive_loaded_and_cut_off_at_any_step_is_there_or_not() {
+    Crash::by_power_cut().iter().for_each(load);
 }
