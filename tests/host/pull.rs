@@ -1,7 +1,12 @@
 //! Pulls under strain: many at once, a disk that is full.
 
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
 use crate::base::{base_image, empty, noise};
-use crate::support::env::{Output, TestEnv, finish, program, wait_until};
+use crate::support::env::{Output, Running, TestEnv, finish, program, wait_until};
 use crate::support::image::BuiltImage;
 use crate::support::registry::TestRegistry;
 
@@ -30,73 +35,101 @@ fn two_hundred_runs_and_pulls_at_once_fetch_each_blob_once() {
     assert_eq!(env.run(["images", "--format", "json"]).json().as_array().unwrap().len(), 1);
 }
 
+/// A download that stops where most of it has come.
+struct Stalled {
+    env: TestEnv,
+    registry: TestRegistry,
+    reference: String,
+    /// Of the layer, in the registry.
+    path: String,
+    /// What has come of it.
+    partial: PathBuf,
+}
+
+impl Stalled {
+    const BYTES: u64 = 5 << 20;
+
+    fn new() -> Option<Self> {
+        let (env, registry) = (empty()?, TestRegistry::start());
+        let image = base_image().file("noise", noise(8 << 20)).build();
+        let reference = registry.push("app:1", &image).to_string();
+        let layer = &image.layers.last().unwrap().digest;
+        let partial = env.root().join("tmp").join(format!("sha256-{}.partial", layer.hex()));
+        Some(Self { env, registry, reference, path: format!("/blobs/{layer}"), partial })
+    }
+
+    /// A pull that has come so far.
+    fn pull(&self) -> Running {
+        self.registry.when(&self.path).times(1).stall_after(Self::BYTES);
+        let pull = self.env.spawn(["pull", &self.reference]);
+        let arrived = || std::fs::metadata(&self.partial).map_or(0, |metadata| metadata.len());
+        assert!(wait_until(|| arrived() == Self::BYTES), "{} bytes", arrived());
+        pull
+    }
+
+    fn killed_pull(&self) {
+        let pull = self.pull();
+        pull.signal(Signal::SIGKILL);
+        pull.finish();
+    }
+
+    /// What was asked for so far.
+    fn ranges(&self) -> Vec<String> {
+        let seen = self.registry.requests_for(&self.path).into_iter();
+        seen.map(|seen| seen.header("range").unwrap_or("none").to_owned()).collect()
+    }
+
+    fn rest() -> String {
+        format!("bytes={}-", Self::BYTES)
+    }
+}
+
 /// Whoever waited goes on from the bytes that are there.
 #[test]
 fn a_killed_pull_is_taken_over_in_the_middle() {
-    let Some(env) = empty() else { return };
-    let registry = TestRegistry::start();
-    let image = base_image().file("noise", noise(8 << 20)).build();
-    let reference = registry.push("app:1", &image).to_string();
-    let layer = image.layers.last().unwrap();
-    let path = format!("/blobs/{}", layer.digest);
-    registry.when(&path).times(1).stall_after(5 << 20);
-    let first = env.spawn(["pull", &reference]);
-    let partial = env.root().join("tmp").join(format!("sha256-{}.partial", layer.digest.hex()));
-    let arrived = || std::fs::metadata(&partial).map_or(0, |metadata| metadata.len());
-    assert!(wait_until(|| arrived() == 5 << 20), "{} bytes", arrived());
-
-    let second = env.spawn(["run", "--rm", "--name", &env.name(), &reference, "true"]);
-    let holder = first.pid();
-    second.wait_for_stderr(&format!("process {holder}"));
-    first.signal(nix::sys::signal::Signal::SIGKILL);
+    let Some(stalled) = Stalled::new() else { return };
+    let first = stalled.pull();
+    let env = &stalled.env;
+    let second = env.spawn(["run", "--rm", "--name", &env.name(), &stalled.reference, "true"]);
+    second.wait_for_stderr(&format!("process {}", first.pid()));
+    first.signal(Signal::SIGKILL);
     second.finish().code(0);
-    let ranges: Vec<_> =
-        registry.requests_for(&path).iter().map(|seen| seen.header("range").unwrap_or_default().to_owned()).collect();
-    assert_eq!(ranges, ["bytes=0-", &format!("bytes={}-", 5 << 20)]);
+    assert_eq!(stalled.ranges(), ["bytes=0-".to_owned(), Stalled::rest()]);
     first.finish();
     env.assert_clean();
 }
 
-/// Hours later, in another process, as if the machine had been switched off: what a power cut spoiled is fetched anew.
 #[test]
 fn a_broken_download_is_gone_on_with_by_the_next_command() {
-    let Some(env) = empty() else { return };
-    let registry = TestRegistry::start();
-    let image = base_image().file("noise", noise(8 << 20)).build();
-    let reference = registry.push("app:1", &image).to_string();
-    let layer = image.layers.last().unwrap();
-    let path = format!("/blobs/{}", layer.digest);
-    let partial = env.root().join("tmp").join(format!("sha256-{}.partial", layer.digest.hex()));
-    for is_spoiled in [false, true] {
-        registry.when(&path).times(1).stall_after(5 << 20);
-        let before = registry.requests_for(&path).len();
-        let pull = env.spawn(["pull", &reference]);
-        assert!(wait_until(|| std::fs::metadata(&partial).is_ok_and(|metadata| metadata.len() == 5 << 20)));
-        pull.signal(nix::sys::signal::Signal::SIGKILL);
-        pull.finish();
-        if is_spoiled {
-            let file = std::fs::OpenOptions::new().write(true).open(&partial).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 1 << 20).unwrap();
-        }
-        env.run(["ps"]).code(0);
-        env.run(["pull", &reference]).code(0);
-        let requests = registry.requests_for(&path);
-        let ranges: Vec<_> = requests[before..].iter().map(|seen| seen.header("range").unwrap_or("none")).collect();
-        let rest = format!("bytes={}-", 5 << 20);
-        let expected = if is_spoiled { vec!["bytes=0-", &rest, "none"] } else { vec!["bytes=0-", &rest] };
-        assert_eq!(ranges, expected, "spoiled: {is_spoiled}");
-        env.run(["run", "--rm", "--name", &env.name(), &reference, "true"]).code(0);
-        env.assert_clean();
-        env.run(["rmi", &reference]).code(0);
-    }
-    registry.when(&path).times(1).stall_after(5 << 20);
-    let pull = env.spawn(["pull", &reference]);
-    assert!(wait_until(|| std::fs::metadata(&partial).is_ok_and(|metadata| metadata.len() == 5 << 20)));
-    pull.signal(nix::sys::signal::Signal::SIGKILL);
-    pull.finish();
-    let output = env.run(["prune", "images", "-f"]).code(0);
-    assert!(!partial.exists() && output.stderr.contains(" MiB"), "{}", output.stderr);
+    let Some(stalled) = Stalled::new() else { return };
+    let (env, reference) = (&stalled.env, &stalled.reference);
+    stalled.killed_pull();
+    env.run(["ps"]).code(0);
+    env.run(["run", "--rm", "--name", &env.name(), reference, "true"]).code(0);
+    assert_eq!(stalled.ranges(), ["bytes=0-".to_owned(), Stalled::rest()]);
     env.assert_clean();
+}
+
+/// A power cut can leave anything there.
+#[test]
+fn a_broken_download_that_is_spoiled_is_fetched_anew() {
+    let Some(stalled) = Stalled::new() else { return };
+    let env = &stalled.env;
+    stalled.killed_pull();
+    let file = std::fs::OpenOptions::new().write(true).open(&stalled.partial).unwrap();
+    file.write_all_at(&[0; 4096], 1 << 20).unwrap();
+    env.run(["run", "--rm", "--name", &env.name(), &stalled.reference, "true"]).code(0);
+    assert_eq!(stalled.ranges(), ["bytes=0-".to_owned(), Stalled::rest(), "none".to_owned()]);
+    env.assert_clean();
+}
+
+#[test]
+fn a_broken_download_is_pruned() {
+    let Some(stalled) = Stalled::new() else { return };
+    stalled.killed_pull();
+    let output = stalled.env.run(["prune", "images", "-f"]).code(0);
+    assert!(!stalled.partial.exists() && output.stderr.contains(" MiB"), "{}", output.stderr);
+    stalled.env.assert_clean();
 }
 
 /// Pulls with a store of `size` on a tmpfs that nobody else sees. Standard output lists what is in it afterwards.
