@@ -103,10 +103,13 @@ impl Store {
 
     /// Finds an image by what a person would type: a reference, a digest, or the first digits of one.
     pub fn find(&self, name: &str) -> Result<StoredImage, StoreError> {
-        if let Ok(reference) = name.parse::<Reference>()
-            && let Some(image) = self.lookup(&reference)?
-        {
-            return Ok(image);
+        // What was made here and has no registry is called `localhost/NAME`, as podman has it.
+        for name in [name.to_owned(), format!("localhost/{name}")] {
+            if let Ok(reference) = name.parse::<Reference>()
+                && let Some(image) = self.lookup(&reference)?
+            {
+                return Ok(image);
+            }
         }
         let prefix = name.strip_prefix("sha256:").unwrap_or(name);
         let is_prefix = prefix.len() >= 4 && prefix.bytes().all(|b| b.is_ascii_hexdigit());
@@ -275,6 +278,9 @@ mod tests {
         assert_eq!(store.find("debian:12").unwrap().name, "docker.io/library/debian:12");
         assert_eq!(store.find(descriptor("b").digest.short()).unwrap().name, "docker.io/library/alpine:latest");
         assert!(matches!(store.find("nothing"), Err(StoreError::NoImage { .. })));
+        store.tag(&"localhost/made:1".parse().unwrap(), &descriptor("d")).unwrap();
+        assert_eq!(store.find("made:1").unwrap().name, "localhost/made:1");
+        store.untag(&store.find("made:1").unwrap()).unwrap();
         let stored = store.find("alpine").unwrap();
         assert!(store.untag(&stored).unwrap());
         assert!(!store.untag(&stored).unwrap());
