@@ -209,7 +209,10 @@ impl<'a> Taker<'a> {
 
     /// Copies a blob of that name, unless the store has it.
     pub(super) fn take_blob(&self, descriptor: &Descriptor, name: &str) -> Result<(), TransportError> {
-        if self.store.has_blob(descriptor) {
+        // Without a registry, loading once more is what heals. A run from a file would read all of it each time.
+        let is_read = self.platform.is_none();
+        let is_stored = || self.store.verify_blob(descriptor, is_read).is_ok();
+        if is_stored() {
             return Ok(());
         }
         let digest = &descriptor.digest;
@@ -222,7 +225,7 @@ impl<'a> Taker<'a> {
         let waiting = |holder_pid| self.observer.pull(&PullEvent::Waiting { digest, holder_pid });
         let lock = self.store.lock_digest(digest, waiting)?;
         // Another process may have brought it meanwhile.
-        if !self.store.has_blob(descriptor) {
+        if !is_stored() {
             let mut writer = self.store.write_blob(digest, expected)?;
             let mut buffer = vec![0; BUFFER_BYTES];
             loop {

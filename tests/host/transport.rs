@@ -12,6 +12,28 @@ use crate::base::{app, base_image, empty};
 use crate::support::env::{TestEnv, entries, find_program, finish, finish_with, have, program, tool};
 use crate::support::image::{BuiltImage, BuiltIndex, BuiltLayer, Entry, ImageBuilder, Packing, descriptor, pack};
 
+/// Where no registry is, the file that an image came from is.
+#[test]
+fn loading_once_more_heals() {
+    let Some(env) = empty() else { return };
+    let image = base_image().file("hello", "hello").build();
+    let path = env.write("app.tar", archive(docker_25(&image, "app:1")));
+    env.run(["load", "-i", &path]).code(0);
+    let mut damaged = 0;
+    for blob in entries(&env.root().join("blobs/sha256")) {
+        let mut bytes = fs::read(&blob).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&blob, bytes).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 3);
+    env.run(["check", "-q"]).code(1);
+    env.run(["load", "-i", &path]).code(0);
+    env.run(["check", "-q"]).code(0);
+    assert_eq!(env.container(&["app:1", "cat", "/hello"]).text(), "hello");
+    env.assert_clean();
+}
+
 /// A tar archive of these entries.
 pub(crate) fn archive(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     let builder = ImageBuilder::new().packing(Packing::Plain);
