@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{Store, StoreError};
 use crate::image::{ByteSize, Descriptor, Digest, Hasher, MAX_DOCUMENT_BYTES};
-use crate::sys::{free_bytes, sync_dir};
+use crate::sys::{free_bytes, open_regular, sync_dir};
 
 /// Free space that a pull leaves to others.
 const SPACE_RESERVE_BYTES: u64 = 16 << 20;
@@ -35,7 +35,7 @@ impl Store {
     /// Opens a blob for reading.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
         let path = self.blob_path(digest);
-        File::open(&path).map_err(|source| StoreError::Read { path, source })
+        open_regular(&path).map_err(|source| StoreError::Read { path, source })
     }
 
     /// Reads a small blob (a manifest, an index, a configuration) and verifies it.

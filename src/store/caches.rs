@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::named_entries;
 use super::{Store, StoreError};
-use crate::image::Digest;
-use crate::sys::{Lock, LockMode, disk_usage, write_atomic};
+use crate::image::{Digest, MAX_DOCUMENT_BYTES};
+use crate::sys::{Lock, LockMode, disk_usage, read_regular, write_atomic};
 
 /// Digits of the hash that are a key: 128 bits.
 const KEY_DIGITS: usize = 32;
@@ -162,7 +162,7 @@ fn listed(key: String, dir: &Path) -> Option<ListedCache> {
 }
 
 fn read_info(dir: &Path) -> Option<CacheInfo> {
-    serde_json::from_slice(&fs::read(dir.join("cache.json")).ok()?).ok()
+    serde_json::from_slice(&read_regular(&dir.join("cache.json"), MAX_DOCUMENT_BYTES).ok()?).ok()
 }
 
 fn write_info(dir: &Path, info: &CacheInfo) -> Result<(), StoreError> {

@@ -10,10 +10,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{Store, StoreError};
-use crate::image::{Descriptor, Digest, Document, Image, ImageConfig, Manifest, MediaType, Platform, Reference};
-use crate::sys::{LockMode, write_atomic};
+use crate::image::{
+    Descriptor, Digest, Document, Image, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, MediaType, Platform, Reference,
+};
+use crate::sys::{LockMode, read_regular, write_atomic};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Most bytes of the list of images: some hundred thousand names.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 const LAYOUT_VERSION: &str = "1.0.0";
 
 /// One entry of the index.
@@ -42,7 +46,7 @@ impl StoredImage {
 impl Store {
     pub(super) fn open_layout(&self) -> Result<(), StoreError> {
         let path = self.root().join("oci-layout");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_regular(&path, MAX_DOCUMENT_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(StoreError::Read { path, source }),
@@ -211,7 +215,7 @@ impl Store {
 
     fn read_index(&self) -> Result<(Vec<Value>, PathBuf), StoreError> {
         let path = self.root().join("index.json");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_regular(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), path)),
             Err(source) => return Err(StoreError::Read { path, source }),

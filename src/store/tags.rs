@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::named_entries;
 use super::{RunDir, RunName, Store, StoreError};
-use crate::sys::{Lock, LockMode, write_atomic};
+use crate::image::MAX_DOCUMENT_BYTES;
+use crate::sys::{Lock, LockMode, read_regular, write_atomic};
 use crate::words::nearest;
 
 const SUFFIX: &str = ".json";
@@ -142,7 +143,7 @@ impl Tags {
     /// [`StoreError::NoTag`] with the tag that was probably meant.
     pub fn get(&self, tag: &TagName) -> Result<Tag, StoreError> {
         let path = self.path(tag);
-        match fs::read(&path) {
+        match read_regular(&path, MAX_DOCUMENT_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source }),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(self.missing(tag.as_str())),
             Err(source) => Err(StoreError::Read { path, source }),

@@ -5,7 +5,7 @@
 //! [`Store::change_inputs`] while it looks whether a live run uses them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{RunDir, RunName, RunRecord, Store, StoreError, StoredImage};
 use crate::image::Digest;
-use crate::sys::{Lock, LockMode, disk_usage};
+use crate::sys::{Lock, LockMode, disk_usage, open_regular};
 
 /// Locks it all: the name in `locks/`.
 const INPUTS: &str = "inputs";
@@ -113,7 +113,7 @@ impl Store {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let as_it_is = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: as_it_is, last_modification: now };
-        drop(File::open(self.blob_path(digest)).map(|blob| rustix::fs::futimens(&blob, &times)));
+        drop(open_regular(&self.blob_path(digest)).map(|blob| rustix::fs::futimens(&blob, &times)));
     }
 
     /// When the image was last pulled or used, as far as that is known. Names of the same content share it.
