@@ -82,8 +82,8 @@ pub struct ImageRequest {
     pub pull: PullPolicy,
     /// A credential for the image's registry; it wins over auth files, and no other registry is shown it.
     pub login: Option<Login>,
-    /// What the name stood for when [`Engine::bring`] gave it. No registry is asked, whatever the name means by now.
-    pub brought: Option<Descriptor>,
+    /// Where [`Engine::bring`] had it from, and what it was there. No registry is asked, whatever the name means by now.
+    pub brought: Option<(LocalSource, Descriptor)>,
 }
 
 /// A run as it is asked for.
@@ -364,7 +364,7 @@ impl Engine {
     /// Has all images of an archive or directory in the store.
     pub async fn load(&self, input: Input, observer: &Arc<dyn Observer>) -> Result<Vec<Loaded>, EngineError> {
         let _kept = self.keep_images().await?;
-        images::load(&self.store, input, observer).await
+        images::take_all(&self.store, input, observer).await
     }
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.

@@ -41,7 +41,7 @@ pub(super) async fn image_request(
         Source::Registry(reference) => (reference, None),
         Source::Local(source) => {
             let brought = engine.bring(&source, &platform, observer).await?;
-            (brought.reference, Some(brought.descriptor))
+            (brought.reference, Some((source, brought.descriptor)))
         }
     };
     Ok(ImageRequest { reference, platform, pull, login: None, brought })

@@ -76,16 +76,25 @@ async fn obtain(
     pull(store, Arc::new(Registry::new(settings.clone())?), request, observer).await
 }
 
-/// The same for what came out of a directory or archive: all of it is in the store.
+/// The same for what came out of a directory or archive.
 async fn brought_ready(
     store: &Store,
     request: &ImageRequest,
-    brought: &Descriptor,
+    (source, descriptor): &(LocalSource, Descriptor),
     observer: &Arc<dyn Observer>,
     on_work: &mut (dyn FnMut() + Send),
 ) -> Result<ReadyImage, EngineError> {
-    let stored = StoredImage { name: request.reference.to_string(), descriptor: brought.clone() };
-    let image = store.load(&request.reference, &stored, &request.platform)?;
+    let whole = |descriptor: &Descriptor| {
+        let stored = StoredImage { name: request.reference.to_string(), descriptor: descriptor.clone() };
+        let image = load(store, request, &stored)?;
+        Ok::<_, EngineError>(image.filter(|image| image.manifest.layers.iter().all(|layer| store.has_blob(layer))))
+    };
+    let mut image = whole(descriptor)?;
+    if image.is_none() {
+        // Until now nothing has kept it: somebody may have pruned it.
+        let again = bring(store, source, &request.platform, observer).await?;
+        image = whole(&again.descriptor)?;
+    }
     let image = image.ok_or_else(|| EngineError::NotStored { reference: request.reference.familiar() })?;
     if let Some(layers) = rootfs::ready(store, &image) {
         return Ok(ReadyImage { image, layers });
@@ -108,7 +117,7 @@ pub(super) async fn bring(
 }
 
 /// See [`super::Engine::load`]. The caller keeps images from being removed.
-pub(super) async fn load(
+pub(super) async fn take_all(
     store: &Store,
     input: Input,
     observer: &Arc<dyn Observer>,
@@ -124,13 +133,14 @@ fn with_login(settings: &registry::Settings, request: &ImageRequest) -> registry
 }
 
 fn stored(store: &Store, request: &ImageRequest) -> Result<Option<Image>, EngineError> {
-    match store.lookup(&request.reference)? {
-        Some(stored) => match store.load(&request.reference, &stored, &request.platform) {
-            // Of an index only the images that were asked for so far are there.
-            Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            loaded => Ok(loaded?),
-        },
-        None => Ok(None),
+    store.lookup(&request.reference)?.map_or(Ok(None), |stored| load(store, request, &stored))
+}
+
+fn load(store: &Store, request: &ImageRequest, stored: &StoredImage) -> Result<Option<Image>, EngineError> {
+    match store.load(&request.reference, stored, &request.platform) {
+        // Of an index only the images that were asked for so far are there.
+        Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        loaded => Ok(loaded?),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -33,6 +34,47 @@ fn two_hundred_runs_and_pulls_at_once_fetch_each_blob_once() {
     }
     env.assert_clean();
     assert_eq!(env.run(["images", "--format", "json"]).json().as_array().unwrap().len(), 1);
+}
+
+/// Whatever is done to one store at once, each command does what it is to do, and nothing is left of them.
+#[test]
+fn every_command_at_once() {
+    let Some(env) = empty() else { return };
+    let registry = TestRegistry::start();
+    let references = ["a:1", "b:1"].map(|name| {
+        let image = base_image().file("hello", "hello").layer().whiteout("home").file("name", name).build();
+        registry.push(name, &image).to_string()
+    });
+    base_image().file("hello", "hello").build().write_layout(&env.work().join("layout"), "c");
+    let [a, b] = &references;
+    let run = |image| ["run", "-q", "--rm", image, "cat", "/hello"].to_vec();
+    let commands = [
+        run(a),
+        run(b),
+        run("oci:layout:c"),
+        vec!["pull", "-q", a],
+        vec!["rmi", "-f", a],
+        vec!["prune", "images", "--all", "-f"],
+        vec!["check", "-q", "--repair"],
+        vec!["system", "df"],
+        vec!["images"],
+    ];
+    let until = Instant::now() + Duration::from_secs(4);
+    std::thread::scope(|scope| {
+        for command in &commands {
+            let env = &env;
+            scope.spawn(move || {
+                while Instant::now() < until {
+                    let output = env.run(command).code(0);
+                    assert!(command[0] != "run" || output.stdout == "hello", "{output:?}");
+                }
+            });
+        }
+    });
+    env.run(["check"]).code(0);
+    env.run(["rmi", "-f", "--all"]).code(0);
+    env.assert_nothing_stored();
+    env.assert_clean();
 }
 
 /// A download that stops where most of it has come.
