@@ -236,6 +236,7 @@ fn indexes_that_multiply_are_looked_at_once() {
     assert_eq!(env.run(["load", "-q", "-i", "many"]).text(), "Loaded image: localhost/many:latest");
     assert_eq!(names(&env), ["localhost/many:latest"]);
     env.run(["inspect", "localhost/many"]).code(0);
+    env.run(["check", "-q", "localhost/many"]).code(0);
     for format in ["docker-archive", "oci-archive"] {
         env.run(["save", "--format", format, "-o", "many.tar", "localhost/many"]).code(0);
     }
