@@ -104,17 +104,25 @@ impl Store {
         (live.blobs, live.layers)
     }
 
-    /// Marks what a manifest or index reaches, as far as it can be read.
+    /// Marks what a manifest or index reaches, as far as it can be read. Does not recurse: nothing bounds how deep the
+    /// indexes are that another tool wrote.
     fn mark(&self, digest: &Digest, live: &mut Live) {
-        if !live.blobs.insert(digest.clone()) {
-            return;
+        let mut waiting = vec![digest.clone()];
+        while let Some(digest) = waiting.pop() {
+            if live.blobs.insert(digest.clone()) {
+                waiting.extend(self.mark_document(&digest, live));
+            }
         }
+    }
+
+    /// Marks what a manifest names; the children of an index.
+    fn mark_document(&self, digest: &Digest, live: &mut Live) -> Vec<Digest> {
         let Some(document) = self.read_document(digest).ok().and_then(|bytes| Document::parse(&bytes, digest).ok())
         else {
-            return;
+            return Vec::new();
         };
         match document {
-            Document::Index(index) => index.manifests.iter().for_each(|child| self.mark(&child.digest, live)),
+            Document::Index(index) => return index.manifests.into_iter().map(|child| child.digest).collect(),
             Document::Manifest(manifest) => {
                 live.blobs.insert(manifest.config.digest.clone());
                 live.blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
@@ -127,6 +135,7 @@ impl Store {
                 }
             }
         }
+        Vec::new()
     }
 
     /// What stands under a directory of content, with the digest that its name spells. Foreign names are left alone.
