@@ -5,15 +5,21 @@
 //! names. Entries of others are carried over as they are.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::{Store, StoreError};
-use crate::image::{Descriptor, Digest, Document, Image, ImageConfig, Manifest, MediaType, Platform, Reference};
+use crate::image::{
+    ByteSize, Descriptor, Digest, Document, Image, ImageConfig, Manifest, MediaType, Platform, Reference,
+};
 use crate::sys::{LockMode, write_atomic};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Most bytes of `index.json` that are read: a hundred thousand images.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 const LAYOUT_VERSION: &str = "1.0.0";
 
 /// One entry of the index.
@@ -42,9 +48,9 @@ impl StoredImage {
 impl Store {
     pub(super) fn open_layout(&self) -> Result<(), StoreError> {
         let path = self.root().join("oci-layout");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_bounded(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(StoreError::Read { path, source }),
         };
         let layout: Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -208,9 +214,9 @@ impl Store {
 
     fn read_index(&self) -> Result<(Vec<Value>, PathBuf), StoreError> {
         let path = self.root().join("index.json");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_bounded(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), path)),
             Err(source) => return Err(StoreError::Read { path, source }),
         };
         let damaged = |source| StoreError::Index { path: path.clone(), source };
@@ -232,6 +238,16 @@ impl Store {
         let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries });
         self.write_at_any_rate(path, index.to_string().as_bytes())
     }
+}
+
+/// Reads a file that other tools write too.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_INDEX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_INDEX_BYTES {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {}", ByteSize(MAX_INDEX_BYTES))));
+    }
+    Ok(bytes)
 }
 
 fn parse_entry(entry: Value) -> Result<StoredImage, serde_json::Error> {
@@ -260,6 +276,18 @@ mod tests {
             platform: None,
             annotations: std::collections::BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn an_index_that_would_fill_the_memory_is_refused_and_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = store.root().join("index.json");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert!(matches!(store.images(), Err(StoreError::Read { .. })));
+        assert!(store.index_damage().unwrap().unwrap().contains("larger than 64 MiB"));
+        assert!(store.rebuild_index().unwrap().is_empty());
+        assert!(store.images().unwrap().is_empty());
     }
 
     #[test]
