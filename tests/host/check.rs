@@ -458,8 +458,8 @@ fn a_run_mends_what_it_needs() {
     remove(&blob);
     unpacked_again();
     fs::remove_dir_all(&layer).unwrap();
-    stored.registry.when("/").refuse(500, "", "");
-    run(&[]).refused(125, &["500"]);
+    stored.registry.when("/").refuse(403, "", "");
+    run(&[]).refused(125, &["403"]);
     stored.registry.behave();
     unpacked_again();
     stored.is_well();
