@@ -13,6 +13,7 @@ use crate::engine::removal::{Insistence, remove_images};
 use crate::engine::{Engine, ImageRequest, PullPolicy};
 use crate::image::{ByteSize, Digest, ImageConfig, Observer, Platform, Source};
 use crate::store::{Store, StoreError, StoredImage};
+use crate::words::printable;
 
 pub(super) fn pull(context: &Context, args: &PullArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
@@ -111,10 +112,10 @@ pub(super) fn remove(context: &Context, args: &RmiArgs) -> Result<u8, CliError> 
     let names = (!args.all).then_some(args.images.as_slice());
     let done = remove_images(store, names, insistence, |holder| printer.say(&waiting(holder)))?;
     for image in &done.images {
-        let name = if image.name.is_empty() { image.descriptor.digest.to_string() } else { image.name.clone() };
+        let name = if image.name.is_empty() { image.descriptor.digest.to_string() } else { printable(&image.name) };
         print_data(&format!("{name}\n"));
     }
-    done.told.iter().for_each(|line| printer.say(line));
+    done.told.iter().for_each(|line| printer.say(&printable(line)));
     let removed = done.removed;
     printer.say(&format!("removed {} blobs and {} layers, {}", removed.blobs, removed.layers, ByteSize(removed.bytes)));
     dispose_of_trash(store, false, printer);

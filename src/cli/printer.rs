@@ -97,8 +97,10 @@ pub(super) fn print_error(text: &str) {
     stderr_line(&format!("dockless: {text}"));
 }
 
+/// Errors and talk quote what images, archives and registries say, some of it by way of other people's errors.
 fn stderr_line(text: &str) {
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    drop(writeln!(io::stderr().lock(), "{}", lines.join("\n")));
 }
 
 /// Shows a pull as it goes.

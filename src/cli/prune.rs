@@ -58,7 +58,7 @@ pub(super) fn say_kept_runs(printer: Printer, kept: &[(RunName, Kept)]) {
 
 pub(super) fn say_kept_images(printer: Printer, kept: &[(StoredImage, RunName)]) {
     for (image, run) in kept {
-        printer.detail(&format!("kept image `{}`: run `{run}` needs it", short_name(&image.name)));
+        printer.detail(&format!("kept image `{}`: run `{run}` needs it", printable(&short_name(&image.name))));
     }
 }
 

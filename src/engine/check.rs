@@ -125,10 +125,11 @@ impl Checker<'_> {
         let tell = Arc::clone(&self.tell);
         let exclusive =
             self.store.exclusive(|_| tell(&format!("waiting for other commands to finish before {what_follows}")))?;
-        let done = work(self, &exclusive)?;
+        let done = work(self, &exclusive);
         drop(exclusive);
+        // After an error as well: some are only told, and the check goes on.
         self.kept = Some(self.store.shared()?);
-        Ok(done)
+        done
     }
 
     /// Whether images can be looked up.

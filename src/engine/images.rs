@@ -211,7 +211,9 @@ async fn fetch(
     }
     let (there, mut absent): (Vec<_>, Vec<_>) =
         blobs.into_values().partition(|(descriptor, _)| store.has_blob(descriptor));
-    store.check_space(absent.iter().map(|(descriptor, _)| descriptor.size - store.partial_bytes(descriptor)).sum())?;
+    let left = absent.iter().map(|(descriptor, _)| descriptor.size - store.partial_bytes(descriptor));
+    // A manifest may claim any sizes.
+    store.check_space(left.fold(0, u64::saturating_add))?;
     for index in there.into_iter().flat_map(|(_, waiting)| waiting) {
         let _ = arrived.send(index);
     }

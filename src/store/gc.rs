@@ -104,17 +104,25 @@ impl Store {
         (live.blobs, live.layers)
     }
 
-    /// Marks what a manifest or index reaches, as far as it can be read.
+    /// Marks what a manifest or index reaches, as far as it can be read. Does not recurse: nothing bounds how deep the
+    /// indexes are that another tool wrote.
     fn mark(&self, digest: &Digest, live: &mut Live) {
-        if !live.blobs.insert(digest.clone()) {
-            return;
+        let mut waiting = vec![digest.clone()];
+        while let Some(digest) = waiting.pop() {
+            if live.blobs.insert(digest.clone()) {
+                waiting.extend(self.mark_document(&digest, live));
+            }
         }
+    }
+
+    /// Marks what a manifest names; the children of an index.
+    fn mark_document(&self, digest: &Digest, live: &mut Live) -> Vec<Digest> {
         let Some(document) = self.read_document(digest).ok().and_then(|bytes| Document::parse(&bytes, digest).ok())
         else {
-            return;
+            return Vec::new();
         };
         match document {
-            Document::Index(index) => index.manifests.iter().for_each(|child| self.mark(&child.digest, live)),
+            Document::Index(index) => return index.manifests.into_iter().map(|child| child.digest).collect(),
             Document::Manifest(manifest) => {
                 live.blobs.insert(manifest.config.digest.clone());
                 live.blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
@@ -127,6 +135,7 @@ impl Store {
                 }
             }
         }
+        Vec::new()
     }
 
     /// What stands under a directory of content, with the digest that its name spells. Foreign names are left alone.
@@ -174,29 +183,39 @@ pub enum Partials {
 }
 
 /// Removes what killed processes left in `tmp/`: each entry whose lock nobody holds. Returns the bytes that it took.
+///
+/// # Errors
+/// The first that something could not be removed for; the rest is gone.
 pub fn sweep_tmp(store: &Store, kept: Partials) -> Result<u64, StoreError> {
-    let mut bytes = 0;
+    let (mut bytes, mut failed) = (0, None);
     for entry in read_dir(&store.root().join("tmp"))? {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let Some((lock, kind)) = name.split_once('.') else { continue };
-        let is_young = |since| {
-            let written = entry.metadata().and_then(|metadata| metadata.modified());
-            written.is_ok_and(|at| at >= since)
-        };
-        if kind == PARTIAL && matches!(kept, Partials::Since(time) if is_young(time)) {
-            continue;
-        }
-        let path = store.root().join("locks").join(lock);
-        let held = Lock::try_acquire(&path, LockMode::Exclusive)
-            .map_err(|source| StoreError::Lock { path: path.clone(), source })?;
-        if let Some(held) = held {
-            // Whoever held it may have finished meanwhile; then nothing is there, and that is fine.
-            bytes += disk_usage(&entry.path()).unwrap_or(0);
-            remove_any(&entry.path())?;
-            drop(held.remove());
+        match sweep_entry(store, &entry, kept) {
+            Ok(freed) => bytes += freed,
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
+    failed.map_or(Ok(bytes), Err)
+}
+
+fn sweep_entry(store: &Store, entry: &fs::DirEntry, kept: Partials) -> Result<u64, StoreError> {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    let Some((lock, kind)) = name.split_once('.') else { return Ok(0) };
+    let is_young = |since| {
+        let written = entry.metadata().and_then(|metadata| metadata.modified());
+        written.is_ok_and(|at| at >= since)
+    };
+    if kind == PARTIAL && matches!(kept, Partials::Since(time) if is_young(time)) {
+        return Ok(0);
+    }
+    let path = store.lock_path(lock);
+    let held = Lock::try_acquire(&path, LockMode::Exclusive)
+        .map_err(|source| StoreError::Lock { path: path.clone(), source })?;
+    let Some(held) = held else { return Ok(0) };
+    // Whoever held it may have finished meanwhile; then nothing is there, and that is fine.
+    let bytes = disk_usage(&entry.path()).unwrap_or(0);
+    remove_any(&entry.path())?;
+    drop(held.remove());
     Ok(bytes)
 }
 
@@ -272,5 +291,18 @@ pub(super) mod tests {
         writer.write(b"h").unwrap();
         drop(writer);
         drop(lock);
+    }
+
+    #[test]
+    fn a_sweep_goes_on_past_what_it_cannot_remove() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for name in ["a", "b", "c", "d"] {
+            std::fs::write(store.root().join("tmp").join(format!("{name}.blob")), "x").unwrap();
+        }
+        fs::create_dir(store.lock_path("b")).unwrap();
+        assert!(matches!(sweep_tmp(&store, Partials::None), Err(StoreError::Lock { .. })));
+        let left: Vec<_> = read_dir(&store.root().join("tmp")).unwrap().iter().map(fs::DirEntry::file_name).collect();
+        assert_eq!(left, ["b.blob"]);
     }
 }

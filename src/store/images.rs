@@ -5,6 +5,7 @@
 //! names. Entries of others are carried over as they are.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ impl Store {
         let path = self.root().join("oci-layout");
         let bytes = match read_regular(&path, MAX_DOCUMENT_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(StoreError::Read { path, source }),
         };
         let layout: Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -217,7 +218,7 @@ impl Store {
         let path = self.root().join("index.json");
         let bytes = match read_regular(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), path)),
             Err(source) => return Err(StoreError::Read { path, source }),
         };
         let damaged = |source| StoreError::Index { path: path.clone(), source };
@@ -267,6 +268,18 @@ mod tests {
             platform: None,
             annotations: std::collections::BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn an_index_that_would_fill_the_memory_is_refused_and_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = store.root().join("index.json");
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert!(matches!(store.images(), Err(StoreError::Read { .. })));
+        assert!(store.index_damage().unwrap().unwrap().contains("has more than 67108864 bytes"));
+        assert!(store.rebuild_index().unwrap().is_empty());
+        assert!(store.images().unwrap().is_empty());
     }
 
     #[test]

@@ -21,10 +21,16 @@ const RESERVE_BYTES: u64 = 1 << 20;
 const BLOCK_BYTES: u64 = 512;
 
 impl Store {
-    /// Lays the reserve in unless it is there. A file system that has no room for it, or cannot allocate, goes without.
+    /// Lays the reserve in unless it is there, and anew where a crash has left less of it. A file system that has no room for it, or
+    /// cannot allocate, goes without.
     pub fn lay_in_reserve(&self) {
         let path = self.root().join("reserve");
-        if fs::symlink_metadata(&path).is_ok() {
+        if open_reserve(&path, RESERVE_BYTES).is_ok() {
+            return;
+        }
+        // Whoever writes the index may be making it of the reserve this moment.
+        let Ok(Some(_lock)) = Lock::try_acquire(&self.lock_path("index"), LockMode::Exclusive) else { return };
+        if open_reserve(&path, RESERVE_BYTES).is_ok() {
             return;
         }
         let new = self.root().join("reserve.new");
@@ -97,7 +103,10 @@ mod tests {
         assert_eq!(fs::read(&index).unwrap(), b"{\"schemaVersion\":2}");
         assert!(fs::metadata(&index).unwrap().ino() == inode && !reserve.exists());
         assert!(store.write_from_reserve(&index, b"x").is_err());
+        // A crash after the index was written into it and before it was renamed.
+        fs::write(&reserve, "{").unwrap();
         store.lay_in_reserve();
+        assert!(open_reserve(&reserve, RESERVE_BYTES).is_ok() && fs::read(&reserve).unwrap()[0] == 0);
         assert!(store.write_from_reserve(&index, &vec![b'x'; 2 << 20]).is_err(), "more than it has");
         assert_eq!(fs::read(&index).unwrap(), b"{\"schemaVersion\":2}");
     }

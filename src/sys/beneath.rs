@@ -237,6 +237,11 @@ impl Dir {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
         };
+        // The system call takes 32 bits of it and drops the others: 4096:0 would become 0:0, a whiteout.
+        if u32::try_from(device).is_err() {
+            let words = "the device's number is out of range, expected at most 4095:1048575";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
         Ok(rustix::fs::mknodat(&self.0, component(name)?, kind, Mode::from_raw_mode(mode), device)?)
     }
 
@@ -472,6 +477,20 @@ mod tests {
 
     fn name(text: &str) -> &OsStr {
         OsStr::new(text)
+    }
+
+    #[test]
+    fn large_numbers_make_no_whiteouts() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temporary.path()).unwrap();
+        for (major, minor) in [(4096, 0), (0, 1 << 20), (4097, 3), (1 << 20, 255)] {
+            for kind in [FileKind::CharDevice, FileKind::BlockDevice] {
+                let made = dir.make_node(name("node"), kind(device_number(major, minor)), 0);
+                assert_eq!(made.unwrap_err().kind(), io::ErrorKind::InvalidInput, "{major}:{minor}");
+            }
+        }
+        assert_eq!(dir.names().unwrap(), [] as [OsString; 0]);
+        assert!(u32::try_from(device_number(4095, (1 << 20) - 1)).is_ok());
     }
 
     #[test]

@@ -5,24 +5,31 @@ use std::sync::OnceLock;
 use crate::support::env::{TestEnv, find_program, have, have_root, program, skip, tool};
 use crate::support::image::{Entry, ImageBuilder, Packing, pack};
 
-/// A layer with busybox, as it travels and as a tar. Made once, because it is the same for all tests.
-fn busybox() -> &'static (Vec<u8>, Vec<u8>) {
-    static LAYER: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
-    LAYER.get_or_init(|| {
-        let program = find_program("busybox").and_then(|path| std::fs::read(path).ok());
-        let program = program.expect("busybox-static is installed; scripts/setup does that");
-        let layer = ImageBuilder::new().packing(Packing::Plain).dir("bin").program("bin/busybox", program);
-        let names = tool("busybox", ["--list"]);
-        let names = names.lines().filter(|name| *name != "busybox");
-        let layer = names.fold(layer, |layer, name| layer.symlink(&format!("bin/{name}"), "busybox"));
-        let tar = layer.build().layers.remove(0).bytes;
-        (pack(&tar, Packing::Gzip), tar)
-    })
+/// A layer as it travels and as a tar. Made once, because it is the same for all tests.
+type MadeOnce = OnceLock<(Vec<u8>, Vec<u8>)>;
+
+/// A layer with busybox under these names.
+fn busybox<'n>(names: impl Iterator<Item = &'n str>) -> (Vec<u8>, Vec<u8>) {
+    let program = find_program("busybox").and_then(|path| std::fs::read(path).ok());
+    let program = program.expect("busybox-static is installed; scripts/setup does that");
+    let layer = ImageBuilder::new().packing(Packing::Plain).dir("bin").program("bin/busybox", program);
+    let names = names.filter(|name| *name != "busybox");
+    let layer = names.fold(layer, |layer, name| layer.symlink(&format!("bin/{name}"), "busybox"));
+    let tar = layer.build().layers.remove(0).bytes;
+    (pack(&tar, Packing::Gzip), tar)
+}
+
+/// An image with the few programs of busybox that [`crate::check`] runs, for tests that unpack it many times.
+pub(crate) fn few_programs() -> ImageBuilder {
+    static LAYER: MadeOnce = OnceLock::new();
+    let (bytes, tar) = LAYER.get_or_init(|| busybox(["cat", "sh", "true", "usleep"].into_iter()));
+    ImageBuilder::new().dir("tmp").raw_layer(bytes.as_slice(), tar.as_slice()).layer().env("PATH", "/bin")
 }
 
 /// An image with busybox, a few users and nothing else; entries that are added now go into a layer above.
 pub(crate) fn base_image() -> ImageBuilder {
-    let (bytes, tar) = busybox();
+    static LAYER: MadeOnce = OnceLock::new();
+    let (bytes, tar) = LAYER.get_or_init(|| busybox(tool("busybox", ["--list"]).lines()));
     ImageBuilder::new()
         .dir("etc")
         .file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n")

@@ -223,6 +223,18 @@ fn lying_layouts_are_refused_each_for_its_reason() {
 }
 
 #[test]
+fn what_an_archive_says_does_not_drive_the_terminal() {
+    let Some(env) = empty() else { return };
+    let layout = env.work().join("loud");
+    small().write_layout(&layout, "tag");
+    let mut entry = descriptor(MANIFEST, &small().manifest);
+    entry["digest"] = json!("sha256:\u{1b}]0;title\u{7}");
+    write_index(&layout, &[entry]);
+    let told = env.run(["load", "-i", "loud"]).refused(125, &["sha256:\\u{1b}]0;title\\u{7}"]);
+    assert!(!told.stderr.contains('\u{1b}'), "{}", told.stderr);
+}
+
+#[test]
 fn indexes_that_multiply_are_looked_at_once() {
     let Some(env) = empty() else { return };
     let layout = env.work().join("many");
@@ -236,6 +248,7 @@ fn indexes_that_multiply_are_looked_at_once() {
     assert_eq!(env.run(["load", "-q", "-i", "many"]).text(), "Loaded image: localhost/many:latest");
     assert_eq!(names(&env), ["localhost/many:latest"]);
     env.run(["inspect", "localhost/many"]).code(0);
+    env.run(["check", "-q", "localhost/many"]).code(0);
     for format in ["docker-archive", "oci-archive"] {
         env.run(["save", "--format", format, "-o", "many.tar", "localhost/many"]).code(0);
     }

@@ -1,5 +1,6 @@
 //! One image: its documents, then its blobs, then its layers as far as the former can be relied on.
 
+use std::collections::HashSet;
 use std::panic::resume_unwind;
 use std::sync::Mutex;
 
@@ -70,7 +71,12 @@ impl Checker<'_> {
     fn manifests(&mut self, of: &Of, stored: &StoredImage) -> Result<Vec<(Digest, Manifest)>, EngineError> {
         let mut found = Vec::new();
         let mut waiting = vec![stored.descriptor.digest.clone()];
+        // As in `Store::manifests`: a hostile index may name one index any number of times.
+        let mut seen = HashSet::new();
         while let Some(digest) = waiting.pop() {
+            if !seen.insert(digest.clone()) {
+                continue;
+            }
             let Some(bytes) = self.document(of, FindingKind::Manifest, &Source::Manifest(&digest))? else { continue };
             match Document::parse(&bytes, &digest) {
                 Ok(Document::Manifest(manifest)) => found.push((digest, manifest)),
