@@ -15,7 +15,7 @@ use super::gc::read_dir;
 use super::layers::{exchange, remove_tree};
 use super::{Store, StoreError};
 use crate::image::{Descriptor, Digest, Document, Hasher, MAX_DOCUMENT_BYTES, MediaType, Reference};
-use crate::sys::{Lock, sync_dir};
+use crate::sys::{Lock, open_regular, sync_dir};
 
 /// Bytes of a blob that are read and hashed at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -83,7 +83,7 @@ impl Store {
         if !is_read {
             return Ok(());
         }
-        let mut file = fs::File::open(&path)?.take(blob.size.saturating_add(1));
+        let mut file = open_regular(&path)?.take(blob.size.saturating_add(1));
         let mut hasher = Hasher::new(blob.digest.algorithm());
         let mut piece = vec![0; PIECE_BYTES];
         loop {

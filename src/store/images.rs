@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 
 use super::{Store, StoreError};
 use crate::image::{Descriptor, Digest, Document, Image, ImageConfig, Manifest, MediaType, Platform, Reference};
-use crate::sys::{LockMode, write_atomic};
+use crate::sys::{LockMode, read_bounded, write_atomic};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const LAYOUT_VERSION: &str = "1.0.0";
+/// Most bytes of `index.json` that are read; an image takes some hundred.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// One entry of the index.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ impl StoredImage {
 impl Store {
     pub(super) fn open_layout(&self) -> Result<(), StoreError> {
         let path = self.root().join("oci-layout");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_bounded(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(StoreError::Read { path, source }),
@@ -211,7 +213,7 @@ impl Store {
 
     fn read_index(&self) -> Result<(Vec<Value>, PathBuf), StoreError> {
         let path = self.root().join("index.json");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_bounded(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), path)),
             Err(source) => return Err(StoreError::Read { path, source }),

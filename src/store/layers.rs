@@ -3,7 +3,7 @@
 //! `layers/<algorithm>/<hex>/fs` is a `lowerdir` as it is: whiteouts are character devices 0:0, opaque directories carry
 //! `trusted.overlay.opaque`. `layer.json` beside it says what it holds; a directory without it is never seen under its name.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{RunDir, Store, StoreError};
 use crate::image::Digest;
-use crate::sys::{sync_dir, write_atomic};
+use crate::sys::{read_bounded, sync_dir, write_atomic};
 
 /// Most bytes of a `layer.json` that are read; it has a few hundred.
 const MAX_INFO_BYTES: u64 = 64 << 10;
@@ -64,10 +64,8 @@ impl Store {
     /// What is known about a layer.
     pub fn layer_info(&self, key: &Digest) -> Result<LayerInfo, StoreError> {
         let path = self.layer_dir(key).join("layer.json");
-        let mut bytes = Vec::new();
-        std::fs::File::open(&path)
-            .and_then(|file| file.take(MAX_INFO_BYTES).read_to_end(&mut bytes))
-            .map_err(|source| StoreError::Read { path: path.clone(), source })?;
+        let bytes =
+            read_bounded(&path, MAX_INFO_BYTES).map_err(|source| StoreError::Read { path: path.clone(), source })?;
         let damaged = |source| StoreError::Json { path: path.clone(), source };
         let info: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
         // The number first: another format may well have other keys.

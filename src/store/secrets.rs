@@ -9,7 +9,7 @@
 //! its `Debug` shows nothing.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use super::{Store, StoreError};
-use crate::sys::{Lock, LockMode, write_atomic};
+use crate::sys::{Lock, LockMode, open_regular, write_atomic};
 use crate::words::nearest;
 
 /// Longest name in bytes.
@@ -142,7 +142,7 @@ impl Secrets {
     pub fn get(&self, name: &SecretName) -> Result<SecretValue, StoreError> {
         let path = self.path(name);
         let read = |source| StoreError::Read { path: path.clone(), source };
-        let file = match File::open(&path) {
+        let file = match open_regular(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.missing(name)),
             file => file.map_err(read)?,
         };

@@ -5,13 +5,12 @@
 //! date under [`Store::exclusive`], in steps that can be taken twice, and gets its number when all of them are done.
 //! How layers are unpacked has a number of its own, in their `layer.json`, because they can be made again one by one.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
-use crate::sys::write_atomic;
+use crate::sys::{read_bounded, write_atomic};
 
 /// What this dockless reads and writes.
 const VERSION: u32 = 1;
@@ -32,12 +31,11 @@ impl Store {
     /// [`StoreError::Newer`] for a newer one.
     pub(super) fn is_current(&self) -> Result<bool, StoreError> {
         let path = self.root().join(FILE);
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)) {
-            Ok(_) => {}
+        let bytes = match read_bounded(&path, MAX_FILE_BYTES) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(source) => return Err(StoreError::Read { path, source }),
-        }
+        };
         let StoreVersion { version } =
             serde_json::from_slice(&bytes).map_err(|source| StoreError::NoVersion { path, source })?;
         if version > VERSION {

@@ -3,6 +3,7 @@
 mod atomic;
 pub mod beneath;
 mod bpf;
+mod file;
 mod lock;
 pub mod mount;
 mod net;
@@ -13,6 +14,7 @@ mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
 pub use bpf::attach_device_filter;
+pub use file::{open_regular, read_bounded};
 pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};

@@ -178,7 +178,10 @@ impl Checker<'_> {
             return Ok(false);
         };
         if !self.request.repair {
-            let hint = format!("`dockless check --repair` fetches it again from `{}`, `dockless load` takes it from a file", reference.registry());
+            let hint = format!(
+                "`dockless check --repair` fetches it again from `{}`, `dockless load` takes it from a file",
+                reference.registry()
+            );
             self.findings.add(finding(FindingState::Damaged, damage.to_string()).hint(&hint));
             return Ok(false);
         }
