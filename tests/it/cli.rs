@@ -363,12 +363,7 @@ fn data_that_cannot_be_written_is_no_success() {
     let env = TestEnv::new();
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let root = env.dir().join("store");
-    let output = std::process::Command::new(BINARY)
-        .args(["images", "--format", "json", "--root"])
-        .arg(root)
-        .stdout(full)
-        .output()
-        .unwrap();
+    let output = program(BINARY, ["images", "--format", "json", "--root"]).arg(root).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.starts_with("dockless: cannot write to standard output: No space left"), "{told}");
