@@ -40,7 +40,7 @@ use self::args::{
 };
 use self::context::Context;
 use self::exit::{CliError, FAULT};
-use self::printer::print_error;
+use self::printer::{output_error, print_error};
 use crate::words::describe;
 
 /// Parses the arguments, does what they say, and tells how it went.
@@ -55,7 +55,14 @@ pub fn main() -> ExitCode {
         }
     };
     crate::sys::raise_open_files();
-    match dispatch(cli) {
+    let done = dispatch(cli);
+    if let Some(error) = output_error() {
+        print_error(&format!("cannot write to standard output: {error}"));
+        if matches!(done, Ok(0)) {
+            return ExitCode::from(FAULT);
+        }
+    }
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             print_error(&describe(&error));

@@ -60,10 +60,24 @@ pub(super) fn waiting(holder_pid: Option<u32>) -> String {
     format!("waiting for another command to finish{whose}")
 }
 
-/// Data, to standard output. A reader that has gone away is nobody's fault.
+/// What kept data from being written.
+static OUTPUT_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Why data is missing from standard output, if some is: half a document must not look like success.
+pub(super) fn output_error() -> Option<io::Error> {
+    OUTPUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Data, to standard output. A reader that has gone away is nobody's fault; another error is told at the end
+/// ([`output_error`]).
 pub(super) fn print_data(text: &str) {
     let mut stdout = io::stdout().lock();
-    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        OUTPUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
 }
 
 /// Data as one JSON document.

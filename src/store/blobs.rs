@@ -5,6 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use super::layers::remove_any;
 use super::{Store, StoreError};
 use crate::image::{ByteSize, Descriptor, Digest, Hasher, MAX_DOCUMENT_BYTES};
 use crate::sys::{free_bytes, open_regular, sync_dir};
@@ -88,6 +89,10 @@ impl Store {
     /// the end. What is not committed stays for the next process ([`super::sweep_tmp`]), unless it was refused.
     pub fn resume_blob(&self, digest: &Digest, size: u64) -> Result<BlobWriter, StoreError> {
         let path = self.partial_path(digest);
+        // Something else can hold no bytes to go on from, and reading it may wait for ever.
+        if std::fs::symlink_metadata(&path).is_ok_and(|left| !left.is_file()) {
+            remove_any(&path)?;
+        }
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -341,7 +346,11 @@ mod tests {
         assert!(!partial.exists());
 
         std::os::unix::fs::symlink("/etc/passwd", &partial).unwrap();
-        assert!(store.resume_blob(&digest, 5).is_err());
+        let writer = store.resume_blob(&digest, 5).unwrap();
+        assert_eq!((writer.written(), partial.is_symlink()), (0, false), "what is no file goes, and is not followed");
+        drop(writer);
+        nix::unistd::mkfifo(&partial, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(store.resume_blob(&digest, 5).unwrap().written(), 0);
     }
 
     #[test]

@@ -22,13 +22,15 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::named_entries;
 use super::{Store, StoreError};
-use crate::image::{Digest, MAX_DOCUMENT_BYTES};
-use crate::sys::{Lock, LockMode, disk_usage, read_regular, write_atomic};
+use crate::image::Digest;
+use crate::sys::{Lock, LockMode, disk_usage, read_bounded, write_atomic};
 
 /// Digits of the hash that are a key: 128 bits.
 const KEY_DIGITS: usize = 32;
 /// Whatever user the container runs as, it can write. The directory above is ours.
 const OPEN_MODE: u32 = 0o777;
+/// Most bytes of a `cache.json` that are read.
+const MAX_INFO_BYTES: u64 = 1 << 20;
 
 /// What a cache belongs to; `cache.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +164,7 @@ fn listed(key: String, dir: &Path) -> Option<ListedCache> {
 }
 
 fn read_info(dir: &Path) -> Option<CacheInfo> {
-    serde_json::from_slice(&read_regular(&dir.join("cache.json"), MAX_DOCUMENT_BYTES).ok()?).ok()
+    serde_json::from_slice(&read_bounded(&dir.join("cache.json"), MAX_INFO_BYTES).ok()?).ok()
 }
 
 fn write_info(dir: &Path, info: &CacheInfo) -> Result<(), StoreError> {

@@ -11,15 +11,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{Store, StoreError};
-use crate::image::{
-    Descriptor, Digest, Document, Image, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, MediaType, Platform, Reference,
-};
-use crate::sys::{LockMode, read_regular, write_atomic};
+use crate::image::{Descriptor, Digest, Document, Image, ImageConfig, Manifest, MediaType, Platform, Reference};
+use crate::sys::{LockMode, read_bounded, write_atomic};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Most bytes of the list of images: some hundred thousand names.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 const LAYOUT_VERSION: &str = "1.0.0";
+/// Most bytes of `index.json` that are read; an image takes some hundred.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// One entry of the index.
 #[derive(Debug, Clone)]
@@ -47,7 +45,7 @@ impl StoredImage {
 impl Store {
     pub(super) fn open_layout(&self) -> Result<(), StoreError> {
         let path = self.root().join("oci-layout");
-        let bytes = match read_regular(&path, MAX_DOCUMENT_BYTES) {
+        let bytes = match read_bounded(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(StoreError::Read { path, source }),
@@ -216,7 +214,7 @@ impl Store {
 
     fn read_index(&self) -> Result<(Vec<Value>, PathBuf), StoreError> {
         let path = self.root().join("index.json");
-        let bytes = match read_regular(&path, MAX_INDEX_BYTES) {
+        let bytes = match read_bounded(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), path)),
             Err(source) => return Err(StoreError::Read { path, source }),
@@ -277,7 +275,7 @@ mod tests {
         let path = store.root().join("index.json");
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert!(matches!(store.images(), Err(StoreError::Read { .. })));
-        assert!(store.index_damage().unwrap().unwrap().contains("has more than 67108864 bytes"));
+        assert!(store.index_damage().unwrap().unwrap().contains("has more than the 67108864 bytes"));
         assert!(store.rebuild_index().unwrap().is_empty());
         assert!(store.images().unwrap().is_empty());
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{RunDir, Store, StoreError};
 use crate::image::Digest;
-use crate::sys::{read_regular, sync_dir, write_atomic};
+use crate::sys::{read_bounded, sync_dir, write_atomic};
 
 /// Most bytes of a `layer.json` that are read; it has a few hundred.
 const MAX_INFO_BYTES: u64 = 64 << 10;
@@ -64,8 +64,8 @@ impl Store {
     /// What is known about a layer.
     pub fn layer_info(&self, key: &Digest) -> Result<LayerInfo, StoreError> {
         let path = self.layer_dir(key).join("layer.json");
-        let bytes = read_regular(&path, MAX_INFO_BYTES);
-        let bytes = bytes.map_err(|source| StoreError::Read { path: path.clone(), source })?;
+        let bytes =
+            read_bounded(&path, MAX_INFO_BYTES).map_err(|source| StoreError::Read { path: path.clone(), source })?;
         let damaged = |source| StoreError::Json { path: path.clone(), source };
         let info: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
         // The number first: another format may well have other keys.

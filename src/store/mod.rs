@@ -108,6 +108,10 @@ impl Store {
             let path = store.root.join(name);
             make_private_dir(&path).map_err(|source| open(&path, source))?;
         }
+        for name in ["tmp", "trash"] {
+            let path = store.root.join(name);
+            refuse_link(&path).map_err(|source| open(&path, source))?;
+        }
         if !is_current {
             store.migrate()?;
         }
@@ -189,6 +193,17 @@ fn lock_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().name(), digest.hex())
 }
 
+/// Refuses a link to where everything is removed: what it points to is not ours.
+fn refuse_link(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => {
+            let found = if metadata.is_symlink() { "it is a symbolic link" } else { "it is a file" };
+            Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{found}, expected a directory; remove it")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes a directory that only its owner may enter. One that is there already must not belong to somebody else.
 fn make_private_dir(path: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(path) {
@@ -208,4 +223,58 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn what_a_link_to_somewhere_else_points_to_is_not_removed() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(other.path().join("a.b"), "precious").unwrap();
+        for name in ["tmp", "trash"] {
+            Store::open(dir.path()).unwrap();
+            let path = dir.path().join(name);
+            fs::remove_dir(&path).unwrap();
+            symlink(other.path(), &path).unwrap();
+            let Err(StoreError::Open { path: told, source }) = Store::open(dir.path()) else { panic!("{name}") };
+            assert_eq!((told.file_name(), source.kind()), (path.file_name(), io::ErrorKind::NotADirectory));
+            fs::remove_file(&path).unwrap();
+        }
+        assert!(other.path().join("a.b").exists());
+    }
+
+    #[test]
+    fn a_fifo_or_an_endless_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["store.json", "oci-layout", "index.json"] {
+            let read = || Store::open(dir.path()).and_then(|store| store.images());
+            read().unwrap();
+            let path = dir.path().join(name);
+            drop(fs::remove_file(&path));
+            nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+            assert!(matches!(read(), Err(StoreError::Read { .. })), "{name}");
+            fs::remove_file(&path).unwrap();
+            fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+            assert!(matches!(read(), Err(StoreError::Read { .. })), "{name}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let target = dir.path().join("made");
+        drop(fs::remove_file(store.lock_path("store")));
+        symlink(&target, store.lock_path("store")).unwrap();
+        assert!(matches!(store.shared(), Err(StoreError::Lock { .. })));
+        assert!(!target.exists(), "made where the link points to");
+    }
 }

@@ -82,7 +82,7 @@ impl Store {
 }
 
 fn open_reserve(path: &Path, needed: u64) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+    let file = OpenOptions::new().write(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     let is_good = metadata.is_file() && metadata.nlink() == 1 && metadata.blocks() * BLOCK_BYTES >= needed;
     if is_good { Ok(file) } else { Err(io::Error::new(io::ErrorKind::StorageFull, "the reserve is too small")) }

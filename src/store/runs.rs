@@ -30,11 +30,11 @@ use serde::{Deserialize, Serialize};
 use super::layers::remove_any;
 use super::record::{RunRecord, RunState};
 use super::{Store, StoreError};
-use crate::sys::{Lock, LockMode, read_regular, write_atomic};
+use crate::sys::{Lock, LockMode, read_bounded, write_atomic};
 
-/// Most bytes of a record, which holds the runtime spec with all its environment.
-const MAX_RECORD_BYTES: u64 = 64 << 20;
 const MAX_NAME_LEN: usize = 63;
+/// Most bytes of a record that are read; arguments and environment may take megabytes.
+const MAX_RECORD_BYTES: u64 = 64 << 20;
 /// How often and how long the lock of a free name is waited for.
 const LOCK_ATTEMPTS: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -125,7 +125,7 @@ impl RunDir {
     pub fn record(&self) -> Result<RunRecord, StoreError> {
         let path = self.path.join("run.json");
         let bytes =
-            read_regular(&path, MAX_RECORD_BYTES).map_err(|source| StoreError::Read { path: path.clone(), source })?;
+            read_bounded(&path, MAX_RECORD_BYTES).map_err(|source| StoreError::Read { path: path.clone(), source })?;
         serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source })
     }
 

@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::named_entries;
 use super::{RunDir, RunName, Store, StoreError};
-use crate::image::MAX_DOCUMENT_BYTES;
-use crate::sys::{Lock, LockMode, read_regular, write_atomic};
+use crate::sys::{Lock, LockMode, read_bounded, write_atomic};
 use crate::words::nearest;
 
+/// Most bytes of a tag that are read; it has some hundred.
+const MAX_TAG_BYTES: u64 = 1 << 20;
 const SUFFIX: &str = ".json";
 /// What tells a tag from the name of a run in an argument.
 const MARK: char = ':';
@@ -143,7 +144,7 @@ impl Tags {
     /// [`StoreError::NoTag`] with the tag that was probably meant.
     pub fn get(&self, tag: &TagName) -> Result<Tag, StoreError> {
         let path = self.path(tag);
-        match read_regular(&path, MAX_DOCUMENT_BYTES) {
+        match read_bounded(&path, MAX_TAG_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Json { path, source }),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(self.missing(tag.as_str())),
             Err(source) => Err(StoreError::Read { path, source }),

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -79,7 +80,8 @@ impl Store {
             match run.record() {
                 Ok(record) => found.push(record),
                 // It is just being made: whoever makes it holds [`Store::shared`] before it looks for layers.
-                Err(_) if run.lacks_record() => {}
+                // Said of what was read: a second look may find the record there.
+                Err(StoreError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {}
                 Err(source) if run.is_live() => {
                     let name = run.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
                     return Err(StoreError::RunUnreadable { name, source: Box::new(source) });

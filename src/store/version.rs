@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
-use crate::sys::{read_regular, write_atomic};
+use crate::sys::{read_bounded, write_atomic};
 
 /// What this dockless reads and writes.
 const VERSION: u32 = 1;
@@ -31,7 +31,7 @@ impl Store {
     /// [`StoreError::Newer`] for a newer one.
     pub(super) fn is_current(&self) -> Result<bool, StoreError> {
         let path = self.root().join(FILE);
-        let bytes = match read_regular(&path, MAX_FILE_BYTES) {
+        let bytes = match read_bounded(&path, MAX_FILE_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(source) => return Err(StoreError::Read { path, source }),

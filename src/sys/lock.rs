@@ -67,9 +67,12 @@ impl Lock {
         mode: LockMode,
         mut take: impl FnMut(&mut File) -> io::Result<bool>,
     ) -> io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        // A link would be opened where it points to, and would never be what is found under the name afterwards.
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         loop {
-            let mut file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            let mut file = options.open(path)?;
             if !take(&mut file)? {
                 return Ok(None);
             }

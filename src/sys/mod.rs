@@ -14,7 +14,7 @@ mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
 pub use bpf::attach_device_filter;
-pub use file::{open_regular, read_regular};
+pub use file::{open_regular, read_bounded};
 pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};

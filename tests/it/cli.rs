@@ -357,3 +357,14 @@ fn a_registry_that_speaks_no_tls() {
     assert_snapshot("no_tls", &env, &output.stderr.replace(&port, "[PORT]"));
     env.assert_nothing_stored();
 }
+
+#[test]
+fn data_that_cannot_be_written_is_no_success() {
+    let env = TestEnv::new();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let root = env.dir().join("store");
+    let output = program(BINARY, ["images", "--format", "json", "--root"]).arg(root).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.starts_with("dockless: cannot write to standard output: No space left"), "{told}");
+}
