@@ -66,6 +66,7 @@ async fn obtain(
         if complete || request.pull == PullPolicy::Missing {
             let registry = if complete { None } else { Some(Arc::new(Registry::new(settings.clone())?)) };
             let layers = fetch_and_unpack(store, registry, &image, observer).await?;
+            note_unpacked(store, request, &image);
             return Ok(ReadyImage { image, layers });
         }
     }
@@ -101,6 +102,7 @@ async fn brought_ready(
     }
     on_work();
     let layers = fetch_and_unpack(store, None, &image, observer).await?;
+    note_unpacked(store, request, &image);
     Ok(ReadyImage { image, layers })
 }
 
@@ -166,8 +168,20 @@ async fn pull(
     };
     // The name comes last: whoever sees it finds everything it stands for.
     store_documents(store, &resolved).await?;
-    store.tag(&request.reference, resolved.top())?;
+    store.tag_unpacked(&request.reference, resolved.top(), &image.manifest_digest)?;
     Ok(ReadyImage { image, layers })
+}
+
+/// Notes that the image is unpacked now, so that a check knows what should be there.
+fn note_unpacked(store: &Store, request: &ImageRequest, image: &Image) {
+    // It has its layers whether that can be noted or not, and a name may have gone or moved meanwhile.
+    if let Ok(Some(stored)) = store.lookup(&request.reference)
+        && let Ok(Some(named)) = load(store, request, &stored)
+        && named.manifest_digest == image.manifest_digest
+        && let Err(error) = store.tag_unpacked(&request.reference, &stored.descriptor, &image.manifest_digest)
+    {
+        tracing::debug!(%error, "cannot note that the image is unpacked");
+    }
 }
 
 /// Fetches what is missing, biggest first, and unpacks each layer as soon as it is there.

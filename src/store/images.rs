@@ -15,6 +15,8 @@ use crate::image::{Descriptor, Digest, Document, Image, ImageConfig, Manifest, M
 use crate::sys::{LockMode, read_bounded, write_atomic};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Annotation of an entry: the manifest of it whose layers have all been unpacked once, so that they should be there.
+const UNPACKED: &str = "dockless.unpacked";
 const LAYOUT_VERSION: &str = "1.0.0";
 /// Most bytes of `index.json` that are read; an image takes some hundred.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -29,6 +31,12 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
+    /// Whether all layers of this manifest of it have been unpacked once: one that is missing has been lost.
+    #[must_use]
+    pub fn was_unpacked(&self, manifest: &Digest) -> bool {
+        self.descriptor.annotations.get(UNPACKED).is_some_and(|noted| *noted == manifest.to_string())
+    }
+
     /// The name as a reference; `None` for a name that is none.
     #[must_use]
     pub fn reference(&self) -> Option<Reference> {
@@ -137,6 +145,13 @@ impl Store {
                 None => entries.push(entry),
             }
         })
+    }
+
+    /// The same for an image whose layers are unpacked; `manifest` is the one of them when the name stands for several.
+    pub fn tag_unpacked(&self, reference: &Reference, top: &Descriptor, manifest: &Digest) -> Result<(), StoreError> {
+        let mut top = top.clone();
+        top.annotations.insert(UNPACKED.to_owned(), manifest.to_string());
+        self.tag(reference, &top)
     }
 
     /// Takes the name away; returns whether it was there. The content stays until [`Store::collect`].

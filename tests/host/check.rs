@@ -551,3 +551,26 @@ fn a_store_of_another_version_is_migrated_or_refused() {
     remove(&version);
     stored.is_well();
 }
+
+/// Images that share layers: of one that was only loaded the others are not there yet, which is no damage.
+#[test]
+fn a_layer_that_was_never_unpacked_is_not_missing() {
+    let Some(env) = empty() else { return };
+    for name in ["first", "second"] {
+        let layout = env.work().join(name);
+        few_programs().file("name", name).build().write_layout(&layout, name);
+        let archive = env.work().join(format!("{name}.tar"));
+        tool("tar", ["-cf".as_ref(), archive.as_os_str(), "-C".as_ref(), layout.as_os_str(), ".".as_ref()]);
+        env.run(["load", "-q", "-i", archive.to_str().unwrap()]).code(0);
+    }
+    let first = || env.container(&["first", "cat", "/name"]).text();
+    assert_eq!(first(), "first");
+    for command in [&["check"][..], &["check", "--quick"]] {
+        assert!(!env.run(command).code(0).stdout.contains("missing"));
+    }
+    let lost = entries(&env.root().join("layers/sha256")).into_iter().find(|layer| layer.join("fs/name").exists());
+    fs::remove_dir_all(lost.unwrap()).unwrap();
+    assert!(env.run(["check"]).code(1).stdout.contains("is missing"));
+    assert_eq!(first(), "first");
+    env.run(["check"]).code(0);
+}

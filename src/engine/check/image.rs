@@ -20,6 +20,8 @@ pub(super) struct Of {
     pub(super) label: String,
     /// Where it came from; an image without a name came from nowhere.
     pub(super) reference: Option<Reference>,
+    /// Whether all its layers have been there.
+    pub(super) was_unpacked: bool,
 }
 
 /// How to ask for what is damaged.
@@ -46,7 +48,7 @@ impl Checker<'_> {
             None => stored.name.clone(),
         };
         self.say(&format!("checking {label}"));
-        let of = Of { label, reference };
+        let mut of = Of { label, reference, was_unpacked: false };
         for (digest, manifest) in self.manifests(&of, stored)? {
             let config = self.config(&of, &manifest)?;
             self.blobs(&of, &manifest.layers)?;
@@ -54,6 +56,7 @@ impl Checker<'_> {
             // The name is of no concern to unpacking.
             let reference = of.reference.clone().or_else(|| format!("unnamed@{digest}").parse().ok());
             let Some(reference) = reference else { continue };
+            of.was_unpacked = stored.was_unpacked(&digest);
             match Image::new(reference, digest, manifest, config) {
                 Ok(image) => self.image_layers(&of, &image)?,
                 Err(error) => self.bad_image(&of, &describe(&error)),

@@ -20,11 +20,10 @@ const GUESSED_GROWTH: u64 = 4;
 impl Checker<'_> {
     pub(super) fn image_layers(&mut self, of: &Of, image: &Image) -> Result<(), EngineError> {
         let keys = possible_keys(image);
-        let is_there = |key: &Digest| self.store.layer_dir(key).symlink_metadata().is_ok();
         if keys.is_empty() {
             return Ok(());
         }
-        if !keys.iter().flatten().any(is_there) {
+        if !keys.iter().flatten().any(|key| self.is_there(key)) {
             let problem = "is not unpacked".to_owned();
             let finding = Finding::new(FindingKind::Image, &of.label, FindingState::Notice, problem).image(&of.label);
             self.findings.add(finding.hint("the first run unpacks it"));
@@ -68,14 +67,26 @@ impl Checker<'_> {
                 continue;
             }
             let key = if self.store.layer_dir(&diff_id).exists() { &diff_id } else { &chain };
+            if self.is_yet_to_come(of, key) {
+                continue;
+            }
             let damage = self.damage_in_sight(key).unwrap_or_else(|| "does not belong to this image".to_owned());
             self.damaged_layer(of, key, &damage);
         }
     }
 
+    fn is_there(&self, key: &Digest) -> bool {
+        self.store.layer_dir(key).symlink_metadata().is_ok()
+    }
+
+    /// Whether a layer is missing as it never was there: images that share some layers need not all have been run.
+    fn is_yet_to_come(&self, of: &Of, key: &Digest) -> bool {
+        !of.was_unpacked && !self.is_there(key)
+    }
+
     /// What is wrong with a layer as far as can be told without its blob.
     fn damage_in_sight(&self, key: &Digest) -> Option<String> {
-        if self.store.layer_dir(key).symlink_metadata().is_err() {
+        if !self.is_there(key) {
             return Some("is missing".to_owned());
         }
         if self.store.layer_fs(key).is_none() {
@@ -111,10 +122,13 @@ impl Checker<'_> {
         for (index, (fresh, [diff_id, chain])) in standing(&scratch, image).iter().zip(possible_keys(image)).enumerate()
         {
             if let Some(fresh) = fresh {
+                if self.is_yet_to_come(of, fresh) {
+                    continue;
+                }
                 if let Some(damage) = self.compare(of, fresh)? {
                     damaged.push((fresh.clone(), damage));
                 }
-            } else if let Some(damage) = self.damage_of_unpackable(found[index].as_ref(), &diff_id, &chain) {
+            } else if let Some(damage) = self.damage_of_unpackable(of, found[index].as_ref(), &diff_id, &chain) {
                 self.damaged_layer(of, &diff_id, &damage);
             }
         }
@@ -129,11 +143,17 @@ impl Checker<'_> {
     }
 
     /// A layer whose blob is damaged, or that rests on such a one: only what is in sight can be told.
-    fn damage_of_unpackable(&self, found: Option<&Digest>, diff_id: &Digest, chain: &Digest) -> Option<String> {
-        if found.is_some() {
+    fn damage_of_unpackable(
+        &self,
+        of: &Of,
+        found: Option<&Digest>,
+        diff_id: &Digest,
+        chain: &Digest,
+    ) -> Option<String> {
+        let key = if self.store.layer_dir(diff_id).exists() { diff_id } else { chain };
+        if found.is_some() || self.is_yet_to_come(of, key) {
             return None;
         }
-        let key = if self.store.layer_dir(diff_id).exists() { diff_id } else { chain };
         let damage = self.damage_in_sight(key)?;
         Some(format!("{damage}, and its blob or that of a layer below cannot be used"))
     }
