@@ -2,6 +2,7 @@
 
 mod escape;
 mod model;
+mod random;
 mod rest;
 mod rows;
 mod stacks;
