@@ -19,7 +19,7 @@ macro_rules! target {
             std::sync::LazyLock::new(|| $crate::harness::Target::$target.runner());
 
         libfuzzer_sys::fuzz_target!(
-            init: $crate::write_seeds($crate::harness::Target::$target),
+            init: $crate::begin($crate::harness::Target::$target),
             |input: &[u8]| {
                 RUNNER.run(input);
             }
@@ -28,7 +28,10 @@ macro_rules! target {
 }
 
 /// Writes the seeds into the directory that is the first argument, if it is one.
-pub fn write_seeds(target: harness::Target) {
+pub fn begin(target: harness::Target) {
+    // Libfuzzer-sys ends the process in the thread that panics. Ours may have another root, below which libFuzzer would
+    // write what it found; so panics go on to its own thread first, where it ends the process as well.
+    drop(std::panic::take_hook());
     let corpus = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).map(std::path::PathBuf::from);
     let Some(corpus) = corpus.filter(|path| path.is_dir()) else { return };
     for (name, bytes) in harness::seeds(target) {
