@@ -135,3 +135,21 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
 pub(super) fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
+
+/// The start of a frame of zstd with a window of 2^`log` bytes, and its end.
+pub(super) fn window(log: u8) -> Vec<u8> {
+    [ZSTD, &[0, (log - 10) << 3], &[1, 0, 0]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_above_128_mib_are_refused() {
+        assert_eq!(both_ways(&window(27)), Ok(Vec::new()));
+        for log in [28, 31, 41] {
+            assert!(both_ways(&window(log)).unwrap_err().contains("damaged"), "{log}");
+        }
+    }
+}

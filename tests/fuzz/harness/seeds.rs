@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::Target;
 use super::documents::CONFIG;
-use super::inflate::{gzip, skippable, zstd_frame};
+use super::inflate::{gzip, skippable, window, zstd_frame};
 use crate::image::{Digest, MediaType};
 use crate::rootfs::testing::{Item, device, dir, entry, file, hardlink, header, symlink, tar, whiteout};
 
@@ -113,8 +113,6 @@ fn stacks() -> Vec<(&'static str, Vec<u8>)> {
 
 fn streams() -> Vec<(&'static str, Vec<u8>)> {
     let text = b"some text, some text again, and more of some text".repeat(20);
-    // Windows of 2 GiB and of 128 MiB: a frame header without content size, then one empty block, the last.
-    let window = |log: u8| [&[0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3], [1, 0, 0].as_slice()].concat();
     // A block of 128 KiB that is one byte, again and again.
     let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
     (0..100).for_each(|_| bomb.extend([0x02, 0x00, 0x10, b'x']));

@@ -46,7 +46,8 @@ pub(super) fn run(place: &Place, input: &[u8]) {
     place.check_and_clear();
 }
 
-/// Whiteouts first, as it is a question of order otherwise what they name once links are about.
+/// Whiteouts first, and of those the ones that hide most, as it is a question of order otherwise what they name once links
+/// are about: one behind a link that leads nowhere is refused by whoever has not yet seen that the link is hidden.
 fn layer(choices: &mut Choices<'_>) -> Vec<Item> {
     let (mut whiteouts, mut items) = (Vec::new(), Vec::new());
     for _ in 0..choices.below(MAX_ITEMS + 1) {
@@ -55,6 +56,7 @@ fn layer(choices: &mut Choices<'_>) -> Vec<Item> {
             _ => items.push(item(choices)),
         }
     }
+    whiteouts.sort_by_key(|whiteout| Model::clean(&whiteout.name).0.len());
     [whiteouts, items].concat()
 }
 
