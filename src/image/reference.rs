@@ -103,11 +103,14 @@ impl Reference {
         }
     }
 
-    /// The name as a person would write it: without `docker.io/` and `library/`.
+    /// The name as a person would write it: without `docker.io/` and `library/`, where it stays the same name without them.
     #[must_use]
     pub fn familiar(&self) -> String {
-        let name = if self.registry == DEFAULT_REGISTRY {
-            self.repository.strip_prefix("library/").unwrap_or(&self.repository).to_owned()
+        let bare = self.repository.strip_prefix("library/").filter(|name| !name.contains('/'));
+        let short = bare.unwrap_or(&self.repository);
+        let reads_as_registry = short.split_once('/').is_some_and(|(first, _)| names_registry(first));
+        let name = if self.registry == DEFAULT_REGISTRY && !reads_as_registry {
+            short.to_owned()
         } else {
             format!("{}/{}", self.registry, self.repository)
         };
@@ -164,7 +167,7 @@ fn split_tag<'a>(text: &str, rest: &'a str) -> Result<(&'a str, Option<String>),
 
 fn split_registry(text: &str, name: &str) -> Result<(String, String), ReferenceError> {
     let (registry, repository) = match name.split_once('/') {
-        Some((first, rest)) if first == "localhost" || first.contains(['.', ':']) => (first.to_ascii_lowercase(), rest),
+        Some((first, rest)) if names_registry(first) => (first.to_ascii_lowercase(), rest),
         _ => (DEFAULT_REGISTRY.to_owned(), name),
     };
     let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY.to_owned() } else { registry };
@@ -177,6 +180,11 @@ fn split_registry(text: &str, name: &str) -> Result<(String, String), ReferenceE
         repository.to_owned()
     };
     Ok((registry, repository))
+}
+
+/// Whether the first of several components is the registry.
+fn names_registry(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':'])
 }
 
 fn is_host_and_port(registry: &str) -> bool {
@@ -269,6 +277,15 @@ mod tests {
         let digest = Digest::sha256(b"");
         assert_eq!(full(&format!("a@{digest}")), format!("docker.io/library/a@{digest}"));
         assert_eq!(full(&format!("a:1@{digest}")), format!("docker.io/library/a:1@{digest}"));
+    }
+
+    #[test]
+    fn familiar_names_never_name_another_registry() {
+        for text in ["library/a.io/b", "docker.io/a.io/b", "docker.io/localhost/b", "library/library/a", "library/a/b"]
+        {
+            let reference = text.parse::<Reference>().unwrap();
+            assert_eq!(reference.familiar().parse(), Ok(reference), "{text}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Helpers of this module's tests: a small tar writer that can also write what no sane tool does.
+//! Helpers of this module's tests and of the fuzz targets: a small tar writer that can also write what no sane tool does.
 
 use std::path::Path;
 
 use crate::sys::beneath::Time;
 
 /// One record of a PAX extended header.
-pub(super) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     let body = key.len() + value.len() + 3;
     let mut length = body + 1;
     while body + length.to_string().len() != length {
@@ -16,7 +16,7 @@ pub(super) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
 
 /// What an entry is like; see the constructors.
 #[derive(Clone)]
-pub(super) struct Item {
+pub(crate) struct Item {
     pub name: Vec<u8>,
     pub flag: u8,
     pub link: Vec<u8>,
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Item {
 }
 
 impl Item {
-    pub(super) fn new(name: impl AsRef<[u8]>, flag: u8) -> Self {
+    pub(crate) fn new(name: impl AsRef<[u8]>, flag: u8) -> Self {
         Self {
             name: name.as_ref().to_vec(),
             flag,
@@ -58,64 +58,64 @@ impl Item {
         }
     }
 
-    pub(super) fn mode(mut self, mode: u32) -> Self {
+    pub(crate) fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    pub(super) fn owner(mut self, uid: u64, gid: u64) -> Self {
+    pub(crate) fn owner(mut self, uid: u64, gid: u64) -> Self {
         (self.uid, self.gid) = (uid, gid);
         self
     }
 
-    pub(super) fn at(mut self, seconds: i64, nanoseconds: u32) -> Self {
+    pub(crate) fn at(mut self, seconds: i64, nanoseconds: u32) -> Self {
         self.modified = Time { seconds, nanoseconds };
         self
     }
 
-    pub(super) fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn pax(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
         self.pax.push((key.to_owned(), value.as_ref().to_vec()));
         self
     }
 
-    pub(super) fn xattr(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn xattr(self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.pax(&format!("SCHILY.xattr.{name}"), value)
     }
 }
 
-pub(super) fn file(name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Item {
+pub(crate) fn file(name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Item {
     Item { content: content.as_ref().to_vec(), ..Item::new(name, b'0') }
 }
 
-pub(super) fn dir(name: impl AsRef<[u8]>) -> Item {
+pub(crate) fn dir(name: impl AsRef<[u8]>) -> Item {
     Item::new(name, b'5')
 }
 
-pub(super) fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Item {
+pub(crate) fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Item {
     Item { link: target.as_ref().to_vec(), ..Item::new(name, b'2').mode(0o777) }
 }
 
-pub(super) fn hardlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Item {
+pub(crate) fn hardlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Item {
     Item { link: target.as_ref().to_vec(), ..Item::new(name, b'1') }
 }
 
-pub(super) fn device(name: impl AsRef<[u8]>, flag: u8, major: u32, minor: u32) -> Item {
+pub(crate) fn device(name: impl AsRef<[u8]>, flag: u8, major: u32, minor: u32) -> Item {
     Item { device: (major, minor), ..Item::new(name, flag) }
 }
 
-pub(super) fn whiteout(name: &str) -> Item {
+pub(crate) fn whiteout(name: &str) -> Item {
     file(name, "")
 }
 
 /// The archive of `items`, with its end marker.
-pub(super) fn tar(items: &[Item]) -> Vec<u8> {
+pub(crate) fn tar(items: &[Item]) -> Vec<u8> {
     let mut bytes: Vec<u8> = items.iter().flat_map(entry).collect();
     bytes.extend([0; 1024]);
     bytes
 }
 
 /// One entry with the extended headers it needs.
-pub(super) fn entry(item: &Item) -> Vec<u8> {
+pub(crate) fn entry(item: &Item) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut pax: Vec<u8> = item.pax.iter().flat_map(|(key, value)| pax_record(key, value)).collect();
     let time = item.modified;
@@ -147,7 +147,7 @@ fn padded(content: &[u8]) -> Vec<u8> {
 }
 
 /// A ustar header of `item` with the given size of content.
-pub(super) fn header(item: &Item, size: u64) -> [u8; 512] {
+pub(crate) fn header(item: &Item, size: u64) -> [u8; 512] {
     let mut header = [0; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &item.name[..item.name.len().min(100)]);
@@ -166,7 +166,7 @@ pub(super) fn header(item: &Item, size: u64) -> [u8; 512] {
 }
 
 /// Writes the checksum of a header.
-pub(super) fn seal(header: &mut [u8; 512]) {
+pub(crate) fn seal(header: &mut [u8; 512]) {
     header[148..156].fill(b' ');
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -187,7 +187,7 @@ fn number(value: u64, width: usize) -> Vec<u8> {
 }
 
 /// What a file is like, for comparing trees: one line without its hard links.
-pub(super) struct Line {
+pub(crate) struct Line {
     pub path: String,
     pub text: String,
     /// Tells which names are one file.
@@ -196,7 +196,7 @@ pub(super) struct Line {
 }
 
 /// The lines in order, with the hard links among them.
-pub(super) fn lines(mut lines: Vec<Line>) -> Vec<String> {
+pub(crate) fn lines(mut lines: Vec<Line>) -> Vec<String> {
     lines.sort_by(|a, b| a.path.cmp(&b.path));
     let mut first: std::collections::HashMap<(u64, u64), String> = std::collections::HashMap::new();
     let mut texts = Vec::new();
@@ -209,7 +209,7 @@ pub(super) fn lines(mut lines: Vec<Line>) -> Vec<String> {
 }
 
 /// One line's text.
-pub(super) fn line_text(
+pub(crate) fn line_text(
     what: &str,
     mode: u32,
     (uid, gid): (u32, u32),
@@ -224,7 +224,7 @@ pub(super) fn line_text(
 }
 
 /// Everything at and below `root` with all metadata, in order: what two trees are compared by.
-pub(super) fn listing(root: &Path) -> Vec<String> {
+pub(crate) fn listing(root: &Path) -> Vec<String> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
@@ -270,7 +270,7 @@ pub(super) fn listing(root: &Path) -> Vec<String> {
 }
 
 /// A file's content in a line.
-pub(super) fn content_text(content: &[u8]) -> String {
+pub(crate) fn content_text(content: &[u8]) -> String {
     let hash = crate::image::Digest::sha256(content);
     if content.len() < 32 {
         format!("file \"{}\"", content.escape_ascii())
@@ -280,7 +280,7 @@ pub(super) fn content_text(content: &[u8]) -> String {
 }
 
 /// Whether tests that need root can run; says so when they cannot.
-pub(super) fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("skipped: needs root");
@@ -289,7 +289,7 @@ pub(super) fn is_root() -> bool {
 }
 
 /// Runs `body` in a thread with a mount namespace of its own, which goes with all its mounts when the thread ends.
-pub(super) fn in_own_mounts(body: impl FnOnce() + Send) {
+pub(crate) fn in_own_mounts(body: impl FnOnce() + Send) {
     use nix::sched::{CloneFlags, unshare};
     use rustix::mount::MountPropagationFlags;
     std::thread::scope(|scope| {

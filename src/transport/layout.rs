@@ -50,8 +50,8 @@ pub(super) fn find(files: &Files, repository: &str) -> Result<Vec<Found>, Transp
 /// What may be an image of what `index.json` lists; other things (signatures, for one) may stand there too.
 fn entries(files: &Files) -> Result<Vec<Descriptor>, TransportError> {
     let damaged = |source| TransportError::Json { what: files.what(), name: INDEX.to_owned(), source };
-    let list = match json(files, INDEX)?["manifests"].take() {
-        Value::Array(list) => list,
+    let list = match json(files, INDEX)?.get_mut("manifests").map(Value::take) {
+        Some(Value::Array(list)) => list,
         _ => Vec::new(),
     };
     if list.len() > MAX_IMAGES {
@@ -81,6 +81,19 @@ fn reference_of(name: &str, repository: &str) -> Option<Reference> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn an_index_that_is_no_object_lists_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        std::fs::write(directory.path().join(MARK), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        for index in ["5", "[]", "true", "null", r#""manifests""#, r#"{"manifests":5}"#, "{}"] {
+            std::fs::write(directory.path().join(INDEX), index).unwrap();
+            let files = Files::open(&store, directory.path(), "x".to_owned()).unwrap();
+            assert!(find(&files, "localhost/x").unwrap().is_empty(), "{index}");
+        }
+    }
 
     #[test]
     fn bare_tags_get_the_name_of_the_layout() {

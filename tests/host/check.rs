@@ -563,7 +563,7 @@ fn a_layer_that_was_never_unpacked_is_not_missing() {
         tool("tar", ["-cf".as_ref(), archive.as_os_str(), "-C".as_ref(), layout.as_os_str(), ".".as_ref()]);
         env.run(["load", "-q", "-i", archive.to_str().unwrap()]).code(0);
     }
-    let first = || env.container(&["first", "cat", "/name"]).text();
+    let first = || env.container(&["localhost/first:first", "cat", "/name"]).text();
     assert_eq!(first(), "first");
     for command in [&["check"][..], &["check", "--quick"]] {
         assert!(!env.run(command).code(0).stdout.contains("missing"));

@@ -12,7 +12,7 @@
 //! | `d/a` and `d/.wh.a` in either order: the new one stays | `stacks::a_whiteout_and_what_it_hides_in_one_directory` | `d/a` first: podman and containerd remove it; the other way round podman changes the time of `d` |
 //! | `.wh..wh..opq` first or last: the same | `stacks::a_replaced_directory_hides_what_was_in_it` `stacks::an_opaque_root_hides_everything_below` | |
 //! | `.wh.d` with `d/.wh.a`: tolerated | `stacks::a_replaced_directory_hides_what_was_in_it` `stacks::a_whiteout_and_what_it_hides_in_one_directory` | podman leaves an empty `d` when `.wh.d` is first |
-//! | whiteouts of nothing leave no trace | `stacks::whiteouts_of_nothing_leave_no_trace` `model::whiteouts_may_come_at_any_place` | |
+//! | whiteouts of nothing leave no trace | `stacks::whiteouts_of_nothing_leave_no_trace` `random::whiteouts_may_come_at_any_place` | |
 //! | a hard link to a lower layer's file, a link to a link | `stacks::hard_links_to_files_of_lower_layers` `oddities::hard_links_of_all_sorts` | |
 //! | a hard link to nothing, forwards, to what is hidden: refused | `rows::hard_links_to_nothing_and_to_directories_are_refused` `stacks::hard_links_to_what_an_upper_layer_has_hidden` | |
 //! | an entry twice: the last wins | `rows::the_last_entry_of_a_name_wins` | podman fails |
@@ -39,7 +39,7 @@
 //! | an early end: refused; junk behind the end: hashed | `rows::a_truncated_archive_is_refused_and_junk_behind_the_end_is_hashed` `oddities::ends_of_all_sorts` | |
 //! | one diff ID twice: one directory | `stacks::one_diff_id_twice_is_one_directory` | |
 //! | the root's own entry, by all its names | `oddities::the_root_by_all_its_names` `stacks::the_root_is_what_the_topmost_layer_with_an_entry_says` | containerd ignores it |
-//! | times of directories last; layers mended in any order | `stacks::layers_come_in_any_order_and_once` `model::stacks_look_as_if_applied_one_after_the_other` | |
+//! | times of directories last; layers mended in any order | `stacks::layers_come_in_any_order_and_once` `random::stacks_look_as_if_applied_one_after_the_other` | |
 //! | a mended layer is its chain's, a clean one everybody's | `stacks::a_layer_made_for_one_image_is_not_taken_for_another` | |
 //! | AUFS' own files: skipped | `rows::the_files_of_aufs_are_skipped` | |
 //! | bounds: bytes, entries, names held in memory | `rows::bounds_of_entries_bytes_and_names` | |
@@ -56,6 +56,7 @@ mod escape;
 mod makers;
 mod model;
 mod oddities;
+mod random;
 mod rest;
 mod rows;
 mod stacks;
@@ -194,8 +195,8 @@ fn every_row_has_its_test() {
     let files = [
         ("escape", include_str!("escape.rs")),
         ("makers", include_str!("makers.rs")),
-        ("model", include_str!("model.rs")),
         ("oddities", include_str!("oddities.rs")),
+        ("random", include_str!("random.rs")),
         ("rest", include_str!("rest.rs")),
         ("rows", include_str!("rows.rs")),
         ("stacks", include_str!("stacks.rs")),

@@ -1,16 +1,9 @@
-//! Random stacks of layers against a model that is simple, slow and obviously right: a map of paths, changed by one entry
-//! after the other. What is mounted and what is copied must both be what the model says.
+//! What a stack of layers must look like, by a model that is simple, slow and obviously right: a map of paths, changed by
+//! one entry after the other. It knows layers whose whiteouts come first. The fuzz targets compare with it too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
-use super::Fixture;
-use crate::rootfs::testing::{
-    Item, Line, content_text, device, dir, file, hardlink, in_own_mounts, is_root, line_text, lines, listing, symlink,
-    tar,
-};
-use crate::rootfs::{copy_flat, mount_overlay};
+use crate::rootfs::testing::{Item, Line, content_text, dir, line_text, lines};
 use crate::sys::beneath::{FileKind, Time};
 
 /// A file of the model; several paths may lead to one.
@@ -21,27 +14,27 @@ struct Inode {
 }
 
 /// A tree as sequential application of entries makes it.
-struct Model {
+pub(crate) struct Model {
     inodes: Vec<Inode>,
     /// Components to inode; the root is empty.
     paths: BTreeMap<Vec<Vec<u8>>, usize>,
     layer: usize,
 }
 
-type Way = Vec<Vec<u8>>;
+pub(crate) type Way = Vec<Vec<u8>>;
 
 /// The archive is one that must be refused.
 #[derive(Debug)]
-struct Refused;
+pub(crate) struct Refused;
 
 impl Model {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut model = Self { inodes: Vec::new(), paths: BTreeMap::new(), layer: 0 };
         model.insert(Vec::new(), implicit());
         model
     }
 
-    fn apply(&mut self, items: &[Item]) -> Result<(), Refused> {
+    pub(crate) fn apply(&mut self, items: &[Item]) -> Result<(), Refused> {
         for item in items {
             let (mut parent, name) = Self::clean(&item.name);
             let Some(name) = name else {
@@ -120,7 +113,7 @@ impl Model {
     }
 
     /// The cleaned name's parent and last component; none for the root.
-    fn clean(name: &[u8]) -> (Way, Option<Vec<u8>>) {
+    pub(crate) fn clean(name: &[u8]) -> (Way, Option<Vec<u8>>) {
         let mut way = Way::new();
         for component in name.split(|byte| *byte == b'/') {
             match component {
@@ -171,7 +164,7 @@ impl Model {
         Ok(Some(at))
     }
 
-    fn listing(&self) -> Vec<String> {
+    pub(crate) fn listing(&self) -> Vec<String> {
         let line = |(path, inode): (&Way, &usize)| {
             let item = &self.inodes[*inode].item;
             let what = match item.flag {
@@ -202,124 +195,4 @@ impl Model {
 
 fn implicit() -> Item {
     Item { modified: Time::default(), ..dir("") }
-}
-
-fn name() -> impl Strategy<Value = String> {
-    let component = prop::sample::select(vec!["a", "b", "c", "d"]);
-    prop::collection::vec(component, 1..4).prop_map(|components| components.join("/"))
-}
-
-/// Anything that makes something. Every item is told from every other by its time.
-fn item() -> impl Strategy<Value = Item> {
-    let target = prop::sample::select(vec!["a", "b/c", "../d", "/c", "/a/b", "..", "missing"]);
-    let kind = prop_oneof![
-        4 => (name(), any::<u16>()).prop_map(|(name, content)| file(name, content.to_string())),
-        4 => name().prop_map(dir),
-        2 => (name(), target).prop_map(|(name, target)| symlink(name, target)),
-        2 => (name(), name()).prop_map(|(name, target)| hardlink(name, target)),
-        1 => name().prop_map(|name| Item::new(name, b'6')),
-        1 => name().prop_map(|name| device(name, b'3', 1, 5)),
-        1 => Just(dir("./")),
-    ];
-    let bits = (0_u32..0o10000, 0_u64..3, 0_u64..3, -5_i64..1000, 0_u32..1_000_000_000, any::<bool>());
-    (kind, bits).prop_map(|(item, (mode, uid, gid, seconds, nanoseconds, attribute))| {
-        let mode = if item.flag == b'2' { 0o777 } else { mode };
-        let item = item.mode(mode).owner(uid, gid).at(seconds, nanoseconds);
-        if attribute && item.flag != b'1' { item.xattr("trusted.t", seconds.to_string()) } else { item }
-    })
-}
-
-/// Anything that hides something.
-fn whiteout() -> impl Strategy<Value = Item> {
-    (name(), 0_u8..4).prop_map(|(name, kind)| {
-        let (parent, last) = name.rsplit_once('/').map_or(("", name.as_str()), |(parent, last)| (parent, last));
-        match kind {
-            0 => file(format!("{name}/.wh..wh..opq"), ""),
-            _ => file(format!("{parent}/.wh.{last}"), ""),
-        }
-    })
-}
-
-fn layer() -> impl Strategy<Value = (Vec<Item>, Vec<Item>)> {
-    (prop::collection::vec(whiteout(), 0..3), prop::collection::vec(item(), 0..7))
-}
-
-/// What is mounted and what is copied, or that the stack was refused.
-fn real(fixture: &Fixture, stack: &[Vec<Item>]) -> Option<(Vec<String>, Vec<String>)> {
-    let archives: Vec<Vec<u8>> = stack.iter().map(|items| tar(items)).collect();
-    let keys = fixture.unpack(&fixture.image(&archives)).ok()?;
-    let layers = crate::rootfs::Layers::load(&fixture.store, &keys).unwrap();
-    let scratch = tempfile::tempdir_in(fixture.path()).unwrap();
-    let (mounted, copied) = (scratch.path().join("mounted"), scratch.path().join("copied"));
-    std::fs::create_dir(&mounted).unwrap();
-    std::fs::create_dir(&copied).unwrap();
-    copy_flat(&layers, &copied).unwrap();
-    let mut overlay = Vec::new();
-    in_own_mounts(|| {
-        mount_overlay(&layers, scratch.path(), &mounted, true).unwrap();
-        overlay = listing(&mounted);
-    });
-    Some((overlay, listing(&copied)))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
-
-    #[test]
-    fn stacks_look_as_if_applied_one_after_the_other(stack in prop::collection::vec(layer(), 1..5)) {
-        if !is_root() {
-            return Ok(());
-        }
-        let stack: Vec<Vec<Item>> = stack.into_iter().map(|(whiteouts, items)| [whiteouts, items].concat()).collect();
-        let mut model = Model::new();
-        let applied: Result<Vec<()>, Refused> = stack.iter().map(|items| model.apply(items)).collect();
-        let real = real(&Fixture::new(), &stack);
-        match applied {
-            Ok(_) => {
-                let (overlay, copy) = real.ok_or_else(|| TestCaseError::fail("a good stack was refused"))?;
-                prop_assert_eq!(&overlay, &model.listing(), "overlay (left) and model (right)");
-                prop_assert_eq!(&copy, &model.listing(), "copy (left) and model (right)");
-            }
-            Err(Refused) => prop_assert!(real.is_none(), "a bad stack was accepted"),
-        }
-    }
-
-    #[test]
-    fn whiteouts_may_come_at_any_place(
-        lower in prop::collection::vec(item(), 0..8),
-        (whiteouts, items) in layer(),
-        places in prop::collection::vec(any::<prop::sample::Index>(), 3),
-    ) {
-        if !is_root() {
-            return Ok(());
-        }
-        // Links in the way make it a question of order what an entry even names.
-        let plain = |items: Vec<Item>| -> Vec<Item> {
-            items.into_iter().filter(|item| !matches!(item.flag, b'1' | b'2')).collect()
-        };
-        let (lower, items) = (plain(lower), plain(items));
-        let first = [whiteouts.clone(), items.clone()].concat();
-        let mut mixed = items;
-        for (whiteout, place) in whiteouts.into_iter().zip(places) {
-            mixed.insert(place.index(mixed.len() + 1), whiteout);
-        }
-        let expected = real(&Fixture::new(), &[lower.clone(), first]);
-        prop_assert_eq!(real(&Fixture::new(), &[lower, mixed]), expected);
-    }
-}
-
-/// How many stacks are tried; long runs set `PROPTEST_CASES`, which is for tests alone.
-fn cases() -> u32 {
-    let asked = ProptestConfig::default().cases;
-    if asked == 256 { 64 } else { asked }
-}
-
-#[test]
-fn the_model_itself() {
-    let mut model = Model::new();
-    model.apply(&[dir("a"), file("a/x", "1"), symlink("l", "a"), file("l/y", "2")]).unwrap();
-    model.apply(&[file("a/.wh.x", ""), hardlink("z", "a/y")]).unwrap();
-    let paths: BTreeSet<String> =
-        model.listing().iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
-    assert_eq!(paths.into_iter().collect::<Vec<_>>(), ["/", "/a", "/a/y", "/l", "/z"]);
 }

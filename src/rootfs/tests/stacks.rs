@@ -143,6 +143,20 @@ fn an_opaque_root_hides_everything_below() {
 }
 
 #[test]
+fn whiteouts_below_something_opaque_leave_no_directory() {
+    root_only!();
+    // The second one hides the directory that the first one was put into.
+    let hiding = |above: &str| vec![whiteout(&format!("{above}a/c/.wh.c")), whiteout(&format!("{above}a/.wh.c"))];
+    let base = vec![dir("d"), dir("d/a"), dir("d/a/c"), file("d/a/c/c", "")];
+    for above in ["", "d/"] {
+        let opaque = whiteout(&format!("{above}.wh..wh..opq"));
+        let upper = [vec![opaque], hiding(above), vec![dir("d")]].concat();
+        assert_eq!(paths(&merged(std::slice::from_ref(&upper))), ["/d"], "alone, in `{above}`");
+        assert_eq!(paths(&merged(&[base.clone(), upper])), ["/d"], "above another, in `{above}`");
+    }
+}
+
+#[test]
 fn hard_links_to_files_of_lower_layers() {
     root_only!();
     let base = vec![

@@ -95,7 +95,8 @@ impl Tree<'_> {
                     return Ok(());
                 }
                 self.forget(&path);
-                if is_buried { self.make_whiteout(&parent, &path) } else { Ok(()) }
+                // Below something opaque it would hide nothing, and keep the directory around it from being empty.
+                if is_buried && !self.is_below_opaque(&path) { self.make_whiteout(&parent, &path) } else { Ok(()) }
             };
             drop().map_err(|source| LayerError::Entry { path: path.as_bytes().to_vec(), source })?;
         }
