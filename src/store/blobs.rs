@@ -215,8 +215,8 @@ impl BlobWriter {
     fn take_rest(&mut self) -> Result<(), StoreError> {
         let mut buffer = vec![0; READ_BYTES];
         loop {
-            let read = self.file.read(&mut buffer);
-            let length = read.map_err(|source| StoreError::Read { path: self.path.clone(), source })?;
+            // What the disk cannot give back is fetched anew.
+            let Ok(length) = self.file.read(&mut buffer) else { return self.restart() };
             if length == 0 {
                 self.checked = self.written;
                 return Ok(());

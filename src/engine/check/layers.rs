@@ -177,6 +177,9 @@ impl Checker<'_> {
         }
         let damage = match self.damage_in_sight(key) {
             Some(damage) => Some(damage),
+            None if self.store.layer_info(key)?.is_plain != self.scratch.store().layer_info(key)?.is_plain => {
+                Some("was unpacked for another kind of file system than the store is on".to_owned())
+            }
             None if self.store.layer_info(key)? != self.scratch.store().layer_info(key)? => {
                 Some("has a `layer.json` that says something else than its blob".to_owned())
             }
