@@ -50,7 +50,7 @@ pub enum Progress {
     Spent,
 }
 
-/// Removes what stands at `path` for as long as `budget` lasts: each name costs one, and each [`BYTES_A_UNIT`] that its file
+/// Removes what stands at `path` for as long as `budget` lasts: each name costs one, and each `BYTES_A_UNIT` that its file
 /// takes another, for a file system needs time for both.
 ///
 /// What cannot be removed does not keep the rest from going.
