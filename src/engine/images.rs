@@ -178,7 +178,7 @@ fn note_unpacked(store: &Store, request: &ImageRequest, image: &Image) {
     if let Ok(Some(stored)) = store.lookup(&request.reference)
         && let Ok(Some(named)) = load(store, request, &stored)
         && named.manifest_digest == image.manifest_digest
-        && let Err(error) = store.tag_unpacked(&request.reference, &stored.descriptor, &image.manifest_digest)
+        && let Err(error) = store.note_unpacked(&stored, &image.manifest_digest)
     {
         tracing::debug!(%error, "cannot note that the image is unpacked");
     }

@@ -48,6 +48,10 @@ impl StoredImage {
     pub fn is_same_entry(&self, other: &Self) -> bool {
         self.name == other.name && self.descriptor.digest == other.descriptor.digest
     }
+
+    fn is_entry(&self, entry: &Value) -> bool {
+        entry_name(entry) == self.name && entry["digest"] == self.descriptor.digest.to_string()
+    }
 }
 
 impl Store {
@@ -154,6 +158,17 @@ impl Store {
         self.tag(reference, &top)
     }
 
+    /// Notes that the layers of one manifest of an image are unpacked now.
+    pub fn note_unpacked(&self, image: &StoredImage, manifest: &Digest) -> Result<(), StoreError> {
+        self.change_index(|entries| {
+            // The rest of the entry stays as it is: another tool may have written it.
+            let meant = entries.iter_mut().filter(|entry| image.is_entry(entry));
+            for annotations in meant.filter_map(|entry| entry.get_mut("annotations")?.as_object_mut()) {
+                annotations.insert(UNPACKED.to_owned(), json!(manifest.to_string()));
+            }
+        })
+    }
+
     /// Takes the name away; returns whether it was there. The content stays until [`Store::collect`].
     pub fn untag(&self, image: &StoredImage) -> Result<bool, StoreError> {
         self.untag_all(std::slice::from_ref(image)).map(|removed| removed > 0)
@@ -161,11 +176,7 @@ impl Store {
 
     /// Takes all these names away at once; returns how many were there.
     pub fn untag_all(&self, images: &[StoredImage]) -> Result<usize, StoreError> {
-        let is_meant = |entry: &Value| {
-            images
-                .iter()
-                .any(|image| entry_name(entry) == image.name && entry["digest"] == image.descriptor.digest.to_string())
-        };
+        let is_meant = |entry: &Value| images.iter().any(|image| image.is_entry(entry));
         let mut removed = 0;
         self.change_index(|entries| {
             let before = entries.len();
