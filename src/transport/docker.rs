@@ -10,15 +10,13 @@ use std::io::{self, Read};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::files::{Content, Files};
+use super::files::{Content, Files, MANIFEST};
 use super::take::Taker;
 use super::{Found, MAX_IMAGES, Root, TransportError};
 use crate::image::{Algorithm, Descriptor, Digest, Hasher, ImageConfig, MAX_DOCUMENT_BYTES, MediaType, Reference};
 use crate::rootfs::{Inflate, MAX_LAYER_BYTES};
 use crate::words::printable;
 
-/// What tells that it is one.
-pub(super) const MANIFEST: &str = "manifest.json";
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// One image of `manifest.json`.

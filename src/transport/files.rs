@@ -21,6 +21,10 @@ use crate::store::Store;
 use crate::sys::beneath::Dir;
 use crate::words::printable;
 
+/// What tells that it is an OCI layout.
+pub(super) const MARK: &str = "oci-layout";
+/// What tells that docker wrote it.
+pub(super) const MANIFEST: &str = "manifest.json";
 /// Most members of an archive: an image has a few for each layer.
 const MAX_MEMBERS: usize = 100_000;
 /// Longest name, and target of a link, that is remembered; no document of ours asks for a longer one.
@@ -91,8 +95,8 @@ impl Files {
         }
         let files = Self::open(store, path, what)?;
         let (mark, other, transport) = match source.form {
-            Form::DockerArchive => (super::docker::MANIFEST, super::layout::MARK, "oci-archive"),
-            Form::OciDir | Form::OciArchive => (super::layout::MARK, super::docker::MANIFEST, "docker-archive"),
+            Form::DockerArchive => (MANIFEST, MARK, "oci-archive"),
+            Form::OciDir | Form::OciArchive => (MARK, MANIFEST, "docker-archive"),
         };
         if files.has(mark)? {
             return Ok(files);

@@ -5,12 +5,10 @@
 
 use serde_json::Value;
 
-use super::files::Files;
+use super::files::{Files, MARK};
 use super::{Found, MAX_IMAGES, Root, TransportError};
 use crate::image::{Descriptor, Digest, Reference};
 
-/// What tells that it is one.
-pub(super) const MARK: &str = "oci-layout";
 pub(super) const INDEX: &str = "index.json";
 pub(super) const VERSION: &str = "1.0.0";
 pub(super) const FULL_NAME: &str = "io.containerd.image.name";

@@ -27,7 +27,7 @@ pub use error::TransportError;
 pub use plan::SaveFormat;
 pub use write::{Destination, save};
 
-use self::files::Files;
+use self::files::{Files, MANIFEST, MARK};
 use self::take::Taker;
 use crate::image::{Descriptor, Digest, Form, LocalSource, Observer, Platform, Reference, Which, local_repository};
 use crate::store::Store;
@@ -128,7 +128,7 @@ pub fn bring(
 
 /// The images of whatever it is: an OCI layout, unless what docker says beside it names more.
 fn find(files: &Files, repository: &str) -> Result<Vec<Found>, TransportError> {
-    let (is_oci, is_docker) = (files.has(layout::MARK)?, files.has(docker::MANIFEST)?);
+    let (is_oci, is_docker) = (files.has(MARK)?, files.has(MANIFEST)?);
     match (is_oci, is_docker) {
         (false, false) => Err(files.no_image()),
         (true, false) => layout::find(files, repository),

@@ -10,7 +10,8 @@ use std::io::{self, Read};
 use serde_json::{Value, json};
 
 use super::TransportError;
-use super::layout::{FULL_NAME, INDEX, MARK, REF_NAME, VERSION, blob_name};
+use super::files::{MANIFEST, MARK};
+use super::layout::{FULL_NAME, INDEX, REF_NAME, VERSION, blob_name};
 use crate::image::{Descriptor, Digest, Document, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference};
 use crate::rootfs::{Inflate, MAX_LAYER_BYTES};
 use crate::store::{Store, StoreError, StoredImage};
@@ -104,7 +105,7 @@ fn docker(store: &Store, images: &[StoredImage], platform: &Platform) -> Result<
         .into_iter()
         .map(|(config, (tags, layers))| json!({ "Config": config, "RepoTags": tags, "Layers": layers }))
         .collect();
-    plan.insert(super::docker::MANIFEST.to_owned(), json_item(&json!(manifest)));
+    plan.insert(MANIFEST.to_owned(), json_item(&json!(manifest)));
     Ok(plan)
 }
 
