@@ -143,7 +143,8 @@ impl Model {
                 Some(inode) if inode.item.flag == b'2' => {
                     links += 1;
                     if links > 40 {
-                        return Err(Refused);
+                        // In a circle nothing can be made, and there is nothing to hide.
+                        return if make { Err(Refused) } else { Ok(None) };
                     }
                     at.pop();
                     if inode.item.link.first() == Some(&b'/') {

@@ -113,6 +113,43 @@ proptest! {
     }
 }
 
+/// Found by long runs: (lower, upper) pairs where what hides stands behind a link that is hidden too.
+#[test]
+fn whiteouts_behind_hidden_links() {
+    if !is_root() {
+        return;
+    }
+    let links = [
+        vec![symlink("c", "/c")],
+        vec![dir("d"), file("d/x", "1"), symlink("c", "d")],
+        vec![dir("d"), dir("d/x"), file("d/x/y", "1"), symlink("c", "/d"), symlink("d/x/l", "../x")],
+    ];
+    let hiding = [
+        ["c/.wh.x", ".wh.c"],
+        [".wh.c", "c/.wh.x"],
+        ["c/.wh..wh..opq", ".wh.c"],
+        ["c/x/.wh.y", ".wh.c"],
+        ["c/x/.wh.y", "c/.wh.x"],
+        ["c/x/l/.wh.y", "c/x/.wh.l"],
+        ["c/.wh.c", ".wh.c"],
+    ];
+    for lower in &links {
+        for names in &hiding {
+            for upper in [
+                names.map(|name| file(name, "")).to_vec(),
+                vec![file(names[0], ""), file(names[1], ""), file("c/new", "")],
+            ] {
+                let mut model = Model::new();
+                let applied: Result<Vec<()>, Refused> =
+                    [lower, &upper].into_iter().map(|items| model.apply(items)).collect();
+                let seen = real(&Fixture::new(), &[lower.clone(), upper.clone()]);
+                let expected = applied.ok().map(|_| (model.listing(), model.listing()));
+                assert_eq!(seen, expected, "{lower:?}\n{upper:?}");
+            }
+        }
+    }
+}
+
 /// How many stacks are tried; long runs set `PROPTEST_CASES`, which is for tests alone.
 fn cases() -> u32 {
     let asked = ProptestConfig::default().cases;

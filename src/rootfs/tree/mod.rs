@@ -358,14 +358,10 @@ impl<'a> Tree<'a> {
     }
 
     fn make_opaque(&mut self, path: &ImagePath) -> Result<(), Fault> {
-        let itself = self.guesses.take(path);
-        forget_in_set(&mut self.guesses, path);
-        self.guesses.extend(itself);
         self.mark_opaque(path)
     }
 
     fn hide(&mut self, dir: &Dir, path: &ImagePath) -> Result<(), Fault> {
-        forget_in_set(&mut self.guesses, path);
         let name = path.name();
         match dir.stat(name).map_err(EntryError::io("look for what it hides"))? {
             None => self.make_whiteout(dir, path)?,

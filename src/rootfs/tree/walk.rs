@@ -77,7 +77,12 @@ impl Tree<'_> {
                 None => self.bring_up(&dir, &next, way)?,
             };
             if let Some(target) = link {
-                if trail.follow(&target).map_err(failed())? {
+                let is_absolute = match trail.follow(&target) {
+                    // Links in a circle lead nowhere, where nothing is to be hidden.
+                    Err(_) if way == Way::Mark => return Err(Fault::Nowhere),
+                    other => other.map_err(failed())?,
+                };
+                if is_absolute {
                     (at, dir) = (ImagePath::root(), Rc::clone(&self.root));
                 }
             } else {
