@@ -7,6 +7,7 @@ mod admit;
 pub mod check;
 mod control;
 pub mod devices;
+mod feed;
 mod images;
 pub mod inputs;
 mod places;
@@ -20,12 +21,13 @@ mod shelves;
 use std::fs::DirBuilder;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
@@ -33,6 +35,7 @@ use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
+use self::feed::PullFeed;
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
@@ -47,9 +50,10 @@ use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
-use crate::supervisor::protocol::Event;
+use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
+pub use crate::supervisor::Logging;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
+use crate::supervisor::protocol::{Event, FeedStart};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
 use crate::transport::{Input, Loaded, TransportError};
@@ -128,6 +132,8 @@ pub struct RunRequest {
     pub tag: Option<TagName>,
     /// How its supervisor goes about it.
     pub conduct: Conduct,
+    /// Where programs are told what happens: a file, pipe or socket that takes lines.
+    pub events: Option<OwnedFd>,
     /// The time now (RFC 3339, UTC).
     pub created: String,
     /// Any number; tells runs of one name apart.
@@ -135,6 +141,12 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
+    /// What kernel and runtime will know the run by.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}-{:08x}", self.reservation.name(), self.nonce)
+    }
+
     /// The project directory as records have it.
     fn project_in_words(&self) -> String {
         self.origin.project.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
@@ -190,7 +202,12 @@ pub struct Settings {
     pub bucket: BucketVariables,
     /// Where the whole machine leases its GPUs; [`devices::LEASE_DIR`] unless there is a reason.
     pub leases: PathBuf,
+    /// Tells the time.
+    pub clock: Clock,
 }
+
+/// What tells the time: [`jiff::Timestamp::now`], unless there is a reason.
+pub type Clock = fn() -> Timestamp;
 
 /// Why a job failed.
 #[derive(Debug, thiserror::Error)]
@@ -376,11 +393,17 @@ impl Engine {
         let admitted = admit(&self.store, &mut request, given)?;
         request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
+        let listener = request.events.take();
+        let RunRecord { name, id, .. } = &admitted.record;
+        let feed = Feed::new(&self.settings.state, listener, name.clone(), id.clone(), 0);
+        let feed = PullFeed::new(feed, self.settings.clock, Arc::clone(observer));
+        let observer: Arc<dyn Observer> = Arc::clone(&feed) as _;
         let mut pulling = || prepare::record_state(&request, &admitted.record, RunState::Pulling);
-        let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
+        let image =
+            images::ready(&self.store, &self.settings.registry, &request.image, &observer, &mut pulling).await?;
         let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
-        let started = self.supervise(request, admitted, upload, &image);
+        let started = feed.hand_over(|feed| self.supervise(request, admitted, upload, &image, feed));
         if let (Err(_), Some(claimed)) = (&started, claimed) {
             self.disclaim(&claimed).await;
         }
@@ -394,12 +417,15 @@ impl Engine {
         admitted: Admitted,
         upload: Option<UploadRequest>,
         image: &ReadyImage,
+        feed: &Feed,
     ) -> Result<Run, EngineError> {
-        let prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
+        let mut prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
+        prepared.request.feed = FeedStart { seq: feed.seq(), has_listener: feed.listener().is_some() };
         let Admitted { given, warnings, .. } = admitted;
         let leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
         let lock = prepared.reservation.lock();
-        let supervisor = Supervisor::start(&prepared.request, lock, &leases, prepared.stdin.as_ref())?;
+        let listener = feed.listener().map(AsFd::as_fd);
+        let supervisor = Supervisor::start(&prepared.request, lock, &leases, listener, prepared.stdin.as_ref())?;
         prepared.reservation.keep();
         if let Some(leases) = given.leases {
             leases.hand_over();
@@ -421,7 +447,7 @@ impl Engine {
             devices: request.devices.clone(),
             lease_dir: self.settings.leases.clone(),
             run: request.reservation.name().clone(),
-            id: prepare::id(request),
+            id: request.id(),
             store: self.store.root().to_owned(),
             since: request.created.clone(),
         };

@@ -1,8 +1,10 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod events;
 mod gpu;
 mod kept;
+mod life;
 mod system;
 mod transport;
 
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::events::EventsArgs;
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -18,6 +21,7 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::life::LifeArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
@@ -68,6 +72,8 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Show what happens to runs, as it happens.
+    Events(EventsArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
     /// Wait for the end of runs and print their exit codes.
@@ -217,6 +223,8 @@ pub(super) struct RunArgs {
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(super) rootfs: String,
+    #[command(flatten)]
+    pub(super) life: LifeArgs,
     /// Remove the run, its record and its log at its end.
     #[arg(long)]
     pub(super) rm: bool,
@@ -345,6 +353,8 @@ pub(super) struct StopArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
+    #[command(flatten)]
+    pub(super) list: ListArgs,
     /// Which runs.
     #[arg(required = true)]
     pub(super) runs: Vec<String>,

@@ -17,7 +17,7 @@ use crate::store::Store;
 /// Directories and verbosity that were given before the command.
 pub(super) struct Context {
     root: PathBuf,
-    state: PathBuf,
+    pub(super) state: PathBuf,
     v: u8,
 }
 
@@ -45,6 +45,7 @@ impl Context {
             registry: registry_settings(registry),
             bucket: BucketVariables::new(aws_variables()),
             leases: lease_dir(),
+            clock: jiff::Timestamp::now,
         };
         let (engine, told) = Engine::open(settings)?;
         for line in told {
@@ -127,7 +128,7 @@ pub(super) fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

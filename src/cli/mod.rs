@@ -8,10 +8,12 @@ mod check;
 mod context;
 mod devices;
 mod duration;
+mod events;
 mod exit;
 mod gpu;
 mod images;
 mod inspect;
+mod life;
 mod load;
 mod logs;
 mod names;
@@ -87,6 +89,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
+        Command::Events(args) => events::show(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),

@@ -11,10 +11,11 @@ use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
 use super::images::image_request;
+use super::life::{IdFile, conduct, events};
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::{Printer, print_json};
-use crate::engine::{Conduct, Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
+use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -23,6 +24,7 @@ use crate::store::{Reservation, Store};
 pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    let conduct = conduct(&args.life)?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
@@ -48,11 +50,17 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,
         tag: None,
-        conduct: Conduct::default(),
+        conduct,
+        events: events(&args.life)?,
         created: now(),
         nonce: nonce(),
     };
-    block_on(start(&engine, request, printer))
+    let id_file = IdFile::create(args.life.cidfile.as_deref(), &request.id())?;
+    let code = block_on(start(&engine, request, printer))?;
+    if let Some(file) = id_file {
+        file.keep();
+    }
+    Ok(code)
 }
 
 pub(super) fn spec(context: &Context, args: SpecArgs) -> Result<u8, CliError> {

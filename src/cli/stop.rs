@@ -2,10 +2,10 @@
 
 use futures_util::future::try_join_all;
 
-use super::args::{StopArgs, TalkArgs, WaitArgs};
+use super::args::{Format, StopArgs, TalkArgs, WaitArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
-use super::printer::print_data;
+use super::printer::{print_data, print_json};
 use crate::engine::{Engine, Order, StopReason};
 use crate::store::RunDir;
 
@@ -26,12 +26,17 @@ pub(super) fn stop(context: &Context, args: &StopArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Prints the exit codes in the order of the arguments, as docker does; `-` for a run that was removed before it was asked.
+/// Prints the exit codes in the order of the arguments, as docker does; `-`, in JSON `null`, for a run that was removed before
+/// it was asked.
 pub(super) fn wait(context: &Context, args: &WaitArgs) -> Result<u8, CliError> {
     let printer = context.printer(TalkArgs::default());
     let engine = context.engine(None, printer)?;
     let runs = find(&engine, &args.runs)?;
     let exits = block_on(async { Ok(try_join_all(runs.iter().map(|run| engine.wait(run, None))).await?) })?;
+    if args.list.format == Format::Json {
+        print_json(&exits);
+        return Ok(0);
+    }
     for exit in exits {
         print_data(&exit.map_or_else(|| "-\n".to_owned(), |exit| format!("{}\n", exit.code)));
     }

@@ -66,7 +66,7 @@ async fn listen(mut stream: UnixStream, order: Option<Order>) -> Option<Exit> {
     let mut exit = None;
     while let Ok(Some(line)) = lines.next_line().await {
         if let Ok(Event::Exited { exit: heard }) = serde_json::from_str(&line) {
-            exit = Some(heard);
+            exit = Some(*heard);
         }
     }
     exit

@@ -14,7 +14,8 @@ use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
-use crate::supervisor::protocol::{LeaseFiles, Request, Volume};
+use crate::supervisor::Logging;
+use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, Volume};
 
 /// A run that was let in.
 pub(super) struct Admitted {
@@ -62,11 +63,6 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
     Ok(request.reservation.dir().write_passing_record(&record)?)
 }
 
-/// What kernel and runtime know a run by.
-pub(super) fn id(request: &RunRequest) -> String {
-    format!("{}-{:08x}", request.reservation.name(), request.nonce)
-}
-
 fn record(
     request: &RunRequest,
     gpus: Vec<RunGpu>,
@@ -79,7 +75,7 @@ fn record(
     Ok(RunRecord {
         schema: 1,
         name: name.clone(),
-        id: id(request),
+        id: request.id(),
         workflow: workflow.clone(),
         project: project.as_deref().map(in_words),
         resolved: resolved.clone(),
@@ -104,6 +100,7 @@ fn record(
         deps,
         caches,
         tag: request.tag.as_ref().map(ToString::to_string),
+        no_log: request.conduct.logging == Logging::Nothing,
         state: RunState::Submitted,
         rootfs: String::new(),
         boot_id: boot_id()?,
@@ -222,6 +219,7 @@ fn fill(
         artifacts,
         artifact_owner: request.artifact_owner,
         conduct: request.conduct.clone(),
+        feed: FeedStart::default(),
     };
     let words =
         Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };

@@ -83,6 +83,8 @@ pub enum ExitReason {
     Signalled,
     /// The kernel killed it for want of memory.
     OomKilled,
+    /// It took longer than it was given (`--timeout`).
+    Timeout,
     /// A GPU of its fell off the bus or had to be given up, and it did not end well.
     GpuLost,
     /// It never started.
@@ -165,6 +167,7 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 pub struct Exit {
     /// What a shell would see: the workload's own code, 128+n for signal n, 125/126/127 when it never started.
+    #[serde(rename = "exit_code", alias = "code")]
     pub code: i32,
     /// The signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,15 +176,27 @@ pub struct Exit {
     pub reason: ExitReason,
     /// Processes of the container that the kernel killed for want of memory.
     pub oom_kills: u64,
+    /// The last of them, where the kernel's log can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim: Option<Victim>,
     /// Highest memory use in bytes, where the kernel counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<ByteSize>,
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<ByteSize>,
+    /// Most bytes seen in a `/dev/shm` of its own: the kernel keeps no peak of it, so it is looked at every second and at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_peak: Option<ByteSize>,
     /// Time on processors in seconds, where the kernel counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+    /// When the workload started; absent when it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
     /// What it made of its GPUs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuUsage>,
@@ -191,6 +206,39 @@ pub struct Exit {
     /// The same in words, when there is more to say than the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+impl Exit {
+    /// An end of which nothing more is known.
+    #[must_use]
+    pub const fn new(code: i32, reason: ExitReason) -> Self {
+        Self {
+            code,
+            signal: None,
+            reason,
+            oom_kills: 0,
+            victim: None,
+            memory_peak: None,
+            memory_limit: None,
+            shm_peak: None,
+            cpu_seconds: None,
+            started: None,
+            finished: None,
+            gpus: Vec::new(),
+            failed_command: None,
+            message: None,
+        }
+    }
+}
+
+/// A process that the kernel killed for want of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Victim {
+    /// Its number on the machine.
+    pub pid: i32,
+    /// Its name, as the kernel logged it: 15 bytes at most.
+    pub command: String,
 }
 
 /// What is known about a run; `run.json`. `docs/json.md` describes the keys.
@@ -249,6 +297,9 @@ pub struct RunRecord {
     /// The tag it gets if it ends well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// Nothing is kept of what it writes (`--log-driver none`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_log: bool,
     /// How it stands.
     pub state: RunState,
     /// How the root file system was made: `overlay` or `copy`.

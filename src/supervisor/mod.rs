@@ -10,6 +10,7 @@
 
 mod audience;
 mod clean;
+mod ending;
 mod gpus;
 mod hint;
 mod launch;
@@ -17,10 +18,13 @@ mod life;
 mod log;
 mod mask;
 pub mod protocol;
+mod pulse;
+mod reader;
 mod relay;
 mod save;
 mod sweep;
 mod tail;
+mod victim;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -29,8 +33,9 @@ pub use audience::come_to;
 pub use gpus::{GpuWatch, WatchedGpu};
 pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
-pub use log::{LogEntry, LogReader, Stream};
+pub use log::{LogEntry, Logging, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
+pub use reader::LogReader;
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

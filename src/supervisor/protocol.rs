@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::gpus::GpuWatch;
+use super::log::Logging;
 use super::mask::Masker;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
@@ -66,6 +67,18 @@ pub struct Request {
     pub artifact_owner: Option<(u32, u32)>,
     /// How to go about it.
     pub conduct: Conduct,
+    /// Where programs are told what happens.
+    pub feed: FeedStart,
+}
+
+/// Where the feed of a run is taken over.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedStart {
+    /// How many lines were told.
+    pub seq: u64,
+    /// What the caller has opened comes after the locks.
+    pub has_listener: bool,
 }
 
 /// Open files with locks of GPUs.
@@ -88,6 +101,12 @@ pub struct Conduct {
     pub stops_on_signals: bool,
     /// How long the workload has between the stop signal and SIGKILL.
     pub grace_ms: u64,
+    /// How long it may run before it is stopped.
+    pub timeout_ms: Option<u64>,
+    /// What is kept of what it writes.
+    pub logging: Logging,
+    /// Where init's number is written when the workload starts; absolute.
+    pub pid_file: Option<PathBuf>,
     /// What log, terminal and record do not show.
     pub secrets: Masked,
     /// The first lines of a workflow's commands, if its shell notes which of them runs. Not empty means also that a stop
@@ -100,7 +119,15 @@ const DEFAULT_GRACE_MS: u64 = 10_000;
 
 impl Default for Conduct {
     fn default() -> Self {
-        Self { stops_on_signals: false, grace_ms: DEFAULT_GRACE_MS, secrets: Masked::default(), steps: Vec::new() }
+        Self {
+            stops_on_signals: false,
+            grace_ms: DEFAULT_GRACE_MS,
+            timeout_ms: None,
+            logging: Logging::All,
+            pid_file: None,
+            secrets: Masked::default(),
+            steps: Vec::new(),
+        }
     }
 }
 
@@ -177,7 +204,7 @@ pub enum Event {
     /// The run is over and cleaned up.
     Exited {
         /// How.
-        exit: Exit,
+        exit: Box<Exit>,
     },
 }
 
@@ -211,8 +238,8 @@ pub enum StopReason {
     Aborted,
 }
 
-/// Sends the request; `descriptors` are the run's lock, those of its devices (as [`Request::leases`] says) and, when there is
-/// one, the container's standard input.
+/// Sends the request; `descriptors` are the run's lock, those of its devices (as [`Request::leases`] says), the listener of its
+/// feed and, when there is one, the container's standard input.
 pub fn send_request(socket: &UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(request)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();

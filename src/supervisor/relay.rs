@@ -18,12 +18,15 @@ use nix::unistd::Pid;
 
 use super::audience::{Audience, Heard, Seat};
 use super::gpus::GpuEye;
+use super::life::now;
 use super::log::{LogWriter, Stream};
 use super::mask::{MaskedStream, Masker};
 use super::protocol::{Conduct, Event, Order, StopReason};
+use super::pulse::Pulse;
+use super::victim::last_victim;
 use crate::artifact::{UploadEvent, Uploader};
 use crate::container::Cgroup;
-use crate::store::ExitReason;
+use crate::store::{ExitReason, Feed, Happening};
 use crate::sys;
 
 const READ_BYTES: usize = 64 << 10;
@@ -168,6 +171,8 @@ pub(super) struct Watched<'a> {
     pub(super) init: Pid,
     /// Readable when it has ended.
     pub(super) init_ended: BorrowedFd<'a>,
+    /// What the kernel knows the run by.
+    pub(super) id: &'a str,
     /// All its processes.
     pub(super) cgroup: &'a Cgroup,
     /// What asks the workload to stop.
@@ -180,14 +185,21 @@ pub(super) struct Watched<'a> {
     pub(super) conduct: &'a Conduct,
 }
 
+/// Whom the supervisor talks with.
+pub(super) struct Listeners<'a> {
+    pub(super) audience: &'a mut Audience,
+    /// `None` when there is none, or none any more.
+    pub(super) uploader: Option<&'a mut Uploader>,
+    pub(super) signals: &'a SignalFd,
+    pub(super) feed: &'a mut Feed,
+}
+
 /// Everything the supervisor listens to while the container runs.
 pub(super) struct Relay<'a> {
     watched: Watched<'a>,
-    audience: &'a mut Audience,
-    /// `None` when there is none, or none any more.
-    uploader: Option<&'a mut Uploader>,
+    listeners: Listeners<'a>,
+    pulse: &'a mut Pulse,
     gpus: &'a mut GpuEye,
-    signals: &'a SignalFd,
     flows: [Flow; 2],
     log: LogWriter,
     /// Init has ended.
@@ -210,10 +222,9 @@ enum Place {
 impl<'a> Relay<'a> {
     pub(super) fn new(
         watched: Watched<'a>,
-        audience: &'a mut Audience,
-        uploader: Option<&'a mut Uploader>,
+        listeners: Listeners<'a>,
+        pulse: &'a mut Pulse,
         gpus: &'a mut GpuEye,
-        signals: &'a SignalFd,
         (stdout, stderr): (OwnedFd, OwnedFd),
         log: LogWriter,
     ) -> io::Result<Self> {
@@ -225,7 +236,7 @@ impl<'a> Relay<'a> {
             Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()), &masker)?,
         ];
         let outcome = Outcome::default();
-        Ok(Self { watched, audience, uploader, gpus, signals, flows, log, ended: false, kill_at: None, outcome })
+        Ok(Self { watched, listeners, pulse, gpus, flows, log, ended: false, kill_at: None, outcome })
     }
 
     /// Runs until init has ended and all it wrote has been passed on.
@@ -235,6 +246,7 @@ impl<'a> Relay<'a> {
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill();
             }
+            self.beat();
             let Some(places) = self.wait() else {
                 self.flows.iter_mut().for_each(|flow| flow.give_out_the_rest(&mut self.log, &mut self.outcome));
                 break;
@@ -258,12 +270,12 @@ impl<'a> Relay<'a> {
     /// Waits for anything to happen; `None` when the container has ended and its streams stay silent though open.
     fn wait(&self) -> Option<Vec<Place>> {
         let mut places = vec![Place::Signals];
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        for (seat, fd) in self.audience.seats() {
+        let mut fds = vec![PollFd::new(self.listeners.signals.as_fd(), PollFlags::POLLIN)];
+        for (seat, fd) in self.listeners.audience.seats() {
             places.push(Place::Seat(seat));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
-        if let Some(uploader) = &self.uploader {
+        if let Some(uploader) = &self.listeners.uploader {
             places.push(Place::Uploader);
             fds.push(PollFd::new(uploader.socket(), PollFlags::POLLIN));
         }
@@ -282,7 +294,8 @@ impl<'a> Relay<'a> {
             }
         }
         let draining = self.ended && self.flows.iter().all(|flow| !flow.waits_for_sink());
-        let until = self.kill_at.filter(|_| !self.ended);
+        let rest = Instant::now().checked_add(self.pulse.rest());
+        let until = self.kill_at.into_iter().chain(rest).min().filter(|_| !self.ended);
         let timeout = match until {
             _ if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX),
@@ -294,6 +307,21 @@ impl<'a> Relay<'a> {
         }
         let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
         Some(places.into_iter().zip(&fds).filter(|(_, fd)| happened(fd)).map(|(place, _)| place).collect())
+    }
+
+    /// What nobody tells of.
+    fn beat(&mut self) {
+        if self.ended {
+            return;
+        }
+        let beat = self.pulse.beat(self.watched.cgroup);
+        if let Some(oom_kills) = beat.oom_kills {
+            let victim = last_victim(self.watched.id);
+            self.listeners.feed.tell(now(), Happening::Oom { oom_kills, victim });
+        }
+        if beat.is_too_late {
+            self.stop(ExitReason::Timeout, None);
+        }
     }
 
     fn pass_on(&mut self, places: &[Place], buffer: &mut [u8]) {
@@ -310,7 +338,7 @@ impl<'a> Relay<'a> {
 
     /// A signal to us: passed on, or a wish to end the run.
     fn take_signal(&mut self) {
-        let Ok(Some(signal)) = self.signals.read_signal() else { return };
+        let Ok(Some(signal)) = self.listeners.signals.read_signal() else { return };
         let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
         let ends = ![Signal::SIGUSR1 as i32, Signal::SIGUSR2 as i32].contains(&number);
         if !(self.watched.conduct.stops_on_signals && ends) {
@@ -327,33 +355,33 @@ impl<'a> Relay<'a> {
         let mut ended_guests = Vec::new();
         for place in places {
             let Place::Seat(seat) = *place else { continue };
-            match (self.audience.hear(seat), seat) {
+            match (self.listeners.audience.hear(seat), seat) {
                 (Heard::Orders(orders), _) => orders.into_iter().for_each(|order| self.obey(&order)),
                 (Heard::End, Seat::Guest(index)) => ended_guests.push(index),
                 (Heard::End, _) => self.lose_client(),
             }
         }
-        self.audience.dismiss(ended_guests);
+        self.listeners.audience.dismiss(ended_guests);
     }
 
     fn hear_uploader(&mut self) {
-        let Some(uploader) = &mut self.uploader else { return };
+        let Some(uploader) = &mut self.listeners.uploader else { return };
         let Ok(events) = uploader.read_events() else {
             // Another one saves everything at the end.
-            self.uploader = None;
+            self.listeners.uploader = None;
             let text = "the uploader was killed: nothing more is uploaded before the run's end".to_owned();
-            return self.audience.tell(&Event::Warning { text });
+            return self.listeners.audience.tell(&Event::Warning { text });
         };
         for event in events {
             if let UploadEvent::Warning { text } = event {
-                self.audience.tell(&Event::Warning { text });
+                self.listeners.audience.tell(&Event::Warning { text });
             }
         }
     }
 
     fn hear_gpus(&mut self) {
         for text in self.gpus.look() {
-            self.audience.tell(&Event::Warning { text });
+            self.listeners.audience.tell(&Event::Warning { text });
         }
     }
 
@@ -393,7 +421,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn ask_to_stop(&self) {
+    fn ask_to_stop(&mut self) {
         if self.watched.conduct.steps.is_empty() {
             self.signal(self.watched.stop_signal);
         } else {
@@ -407,9 +435,10 @@ impl<'a> Relay<'a> {
         self.signal(Signal::SIGKILL as i32);
     }
 
-    fn signal(&self, number: i32) {
+    fn signal(&mut self, number: i32) {
         if !self.ended {
             drop(sys::send_signal(self.watched.init, number));
+            self.listeners.feed.tell(now(), Happening::Signal { signal: number });
         }
     }
 }

@@ -12,10 +12,13 @@ use nix::unistd::Pid;
 
 use super::ARGV0;
 use super::clean::clean_up;
+use super::life::now;
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
 use crate::container::{Cgroup, HostError, boot_id};
 use crate::gpu::lease::forget;
-use crate::store::{Exit, ExitReason, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
+use crate::store::{
+    Exit, ExitReason, Feed, Happening, Journal, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp,
+};
 use crate::sys::Lock;
 use crate::words::describe;
 
@@ -85,6 +88,7 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
         let boot = boot_id().map_err(SweepError::Boot)?;
         let exit = record.exit.clone().unwrap_or_else(|| lost(&record, record.boot_id != boot));
         record.state = RunState::after(&exit);
+        tell(state_root, &record, &exit);
         record.exit = Some(exit);
         record.pid = None;
     }
@@ -99,6 +103,13 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
         run.finish()?;
     }
     Ok(told)
+}
+
+/// The supervisor did not come to tell it.
+fn tell(state_root: &Path, record: &RunRecord, exit: &Exit) {
+    let seq = Journal::last_seq(state_root, &record.id).unwrap_or_default();
+    let mut feed = Feed::new(state_root, None, record.name.clone(), record.id.clone(), seq);
+    feed.tell(now(), Happening::Exited { exit: Box::new(exit.clone()) });
 }
 
 /// What the supervisor did not come to. The owner is not known any more; what root wrote stays root's. Tells what stays
@@ -169,16 +180,5 @@ fn lost(record: &RunRecord, rebooted: bool) -> Exit {
     } else {
         (ExitReason::SupervisorLost, "its supervisor was killed")
     };
-    Exit {
-        code: 137,
-        signal: None,
-        reason,
-        oom_kills: 0,
-        memory_peak: None,
-        memory_limit: None,
-        cpu_seconds: None,
-        gpus: Vec::new(),
-        failed_command: None,
-        message: Some(message.to_owned()),
-    }
+    Exit { started: record.started.clone(), message: Some(message.to_owned()), ..Exit::new(137, reason) }
 }

@@ -46,6 +46,16 @@ pub fn write_raw(fd: RawFd, bytes: &[u8]) -> io::Result<()> {
     if usize::try_from(written) == Ok(bytes.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A descriptor that whoever started us has opened, by its number; the copy is closed on exec.
+pub fn inherited(fd: RawFd) -> io::Result<std::os::fd::OwnedFd> {
+    if fd < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the borrow lasts for this call only, which answers a number that is no descriptor with EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?)
+}
+
 /// Whether nobody holds the reading end of the pipe any more whose writing end is `fd`.
 #[must_use]
 pub fn reader_is_gone(fd: RawFd) -> bool {

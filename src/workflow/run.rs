@@ -123,7 +123,9 @@ pub fn request(
             grace_ms: u64::try_from(circumstances.grace.as_millis()).unwrap_or(u64::MAX),
             secrets: Masked::new(plan.secrets.iter().map(|secret| secret.expose().to_owned())),
             steps: plan.steps.clone(),
+            ..Conduct::default()
         },
+        events: None,
         created: circumstances.created,
         nonce: circumstances.nonce,
     })

@@ -23,6 +23,7 @@ mod isolation;
 mod judges;
 mod kept;
 mod layers;
+mod life;
 mod limits;
 mod mounts;
 mod needs;
