@@ -7,6 +7,7 @@ mod admit;
 pub mod check;
 mod control;
 pub mod devices;
+pub mod doctor;
 mod feed;
 mod images;
 pub mod inputs;

@@ -1,6 +1,7 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod doctor;
 mod events;
 mod gpu;
 mod kept;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::doctor::DoctorArgs;
 pub(super) use self::events::EventsArgs;
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
@@ -98,6 +100,8 @@ pub(super) enum Command {
     /// Remove what is no longer needed.
     #[command(subcommand)]
     Prune(PruneCommand),
+    /// Tell what this machine can do for containers, and what to change where it cannot; ends with 1 when runs would fail.
+    Doctor(DoctorArgs),
     /// Look at the store as a whole, and clean it up.
     #[command(subcommand)]
     System(SystemCommand),

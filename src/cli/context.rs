@@ -37,17 +37,21 @@ impl Context {
         Ok(Store::open(&self.root)?)
     }
 
-    /// The engine, for commands that change something; cleans up after killed processes first.
-    pub(super) fn engine(&self, registry: Option<&RegistryArgs>, printer: Printer) -> Result<Engine, CliError> {
-        let settings = Settings {
+    /// Where everything is.
+    pub(super) fn settings(&self, registry: Option<&RegistryArgs>) -> Settings {
+        Settings {
             root: self.root.clone(),
             state: self.state.clone(),
             registry: registry_settings(registry),
             bucket: BucketVariables::new(aws_variables()),
             leases: lease_dir(),
             clock: jiff::Timestamp::now,
-        };
-        let (engine, told) = Engine::open(settings)?;
+        }
+    }
+
+    /// The engine, for commands that change something; cleans up after killed processes first.
+    pub(super) fn engine(&self, registry: Option<&RegistryArgs>, printer: Printer) -> Result<Engine, CliError> {
+        let (engine, told) = Engine::open(self.settings(registry))?;
         for line in told {
             printer.warn(&line);
         }

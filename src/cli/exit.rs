@@ -6,7 +6,7 @@
 //! | 126 | the command is there but cannot be executed |
 //! | 127 | the command is not there |
 //! | 128+n | signal n ended the workload |
-//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage |
+//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage; of `doctor` 1: runs would fail |
 
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +31,9 @@ pub(super) const FOUND_MISTAKES: u8 = 1;
 
 /// `check` found damage, or could not look whether there is some.
 pub(super) const FOUND_DAMAGE: u8 = 1;
+
+/// `doctor` found something that makes runs fail.
+pub(super) const FOUND_FAILURE: u8 = 1;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ mod attend;
 mod check;
 mod context;
 mod devices;
+mod doctor;
 mod duration;
 mod events;
 mod exit;
@@ -89,6 +90,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
+        Command::Doctor(args) => doctor::show(&context, &args),
         Command::Events(args) => events::show(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),

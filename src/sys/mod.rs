@@ -22,5 +22,5 @@ pub use process::{
     exit_now, inherited, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal,
     write_raw,
 };
-pub use space::{free_bytes, network_file_system};
+pub use space::{free_bytes, is_tmpfs, network_file_system};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -7,6 +7,7 @@ mod base;
 mod buckets;
 mod check;
 mod crash;
+mod doctor;
 mod early;
 mod ends;
 mod exit;
