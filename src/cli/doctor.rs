@@ -27,7 +27,7 @@ fn lines(symptom: &Symptom) -> String {
         Health::Warning => "warning",
         Health::Failed => "FAILED",
     };
-    let one_line = |text: &str| printable(&text.replace('\n', "; ")).into_owned();
+    let one_line = |text: &str| printable(&text.replace('\n', "; "));
     let mut text = format!("{word:<8} {:<16} {}\n", symptom.name, one_line(&symptom.found));
     if let Some(fix) = &symptom.fix {
         let _ = writeln!(text, "{:<8} {:<16} fix: {}", "", "", one_line(fix));
