@@ -41,6 +41,7 @@ use self::removal::RemovalError;
 use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
+pub use crate::container::LimitChange;
 use crate::container::{CgroupError, HostError};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
@@ -292,6 +293,24 @@ pub enum EngineError {
     NoMountSource {
         /// The source.
         path: PathBuf,
+    },
+    /// Only a run that goes on can be asked for anything.
+    #[error("run `{run}` is not running: {how}")]
+    NotRunning {
+        /// The run.
+        run: RunName,
+        /// How it stands.
+        how: String,
+    },
+    /// The supervisor, or the kernel, says no.
+    #[error("cannot {what} run `{run}`: {why}")]
+    Refused {
+        /// The run.
+        run: RunName,
+        /// What was asked for: `pause`.
+        what: &'static str,
+        /// Why not.
+        why: String,
     },
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]

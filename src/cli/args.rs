@@ -1,6 +1,7 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod control;
 mod gpu;
 mod kept;
 mod system;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::control::{KillArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs};
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -70,6 +72,18 @@ pub(super) enum Command {
     Logs(LogsArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
+    /// Send a signal to the workload of runs.
+    Kill(KillArgs),
+    /// Make all processes of runs stand still.
+    Pause(RunsArgs),
+    /// Let paused runs go on.
+    Unpause(RunsArgs),
+    /// Change the limits of runs that go on.
+    Update(UpdateArgs),
+    /// Show what runs use at the moment: CPU, memory, network, disks.
+    Stats(StatsArgs),
+    /// List the processes of a run.
+    Top(TopArgs),
     /// Wait for the end of runs and print their exit codes.
     Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
@@ -329,34 +343,10 @@ pub(super) struct LogsArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct StopArgs {
-    /// How long the workload has after its stop signal before it is killed, e.g. `30s`, `2m` [default: the run's own, 10s].
-    #[arg(short, long, value_name = "DURATION")]
-    pub(super) grace: Option<Span>,
-    /// Kill at once and save nothing.
-    #[arg(long, conflicts_with = "grace")]
-    pub(super) abort: bool,
-    /// Which runs.
-    #[arg(required = true)]
-    pub(super) runs: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct WaitArgs {
     /// Which runs.
     #[arg(required = true)]
     pub(super) runs: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RmArgs {
-    /// Which runs.
-    #[arg(required = true, value_name = "RUN|:TAG")]
-    pub(super) runs: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ mod ask;
 mod attend;
 mod check;
 mod context;
+mod control;
 mod devices;
 mod duration;
 mod exit;
@@ -22,12 +23,14 @@ mod ps;
 mod run;
 mod save;
 mod secrets;
+mod stats;
 mod stop;
 mod system;
 mod table;
 mod tag;
 mod tags;
 mod time;
+mod top;
 mod workflow;
 
 use std::process::ExitCode;
@@ -89,6 +92,12 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
+        Command::Kill(args) => control::kill(&context, &args),
+        Command::Pause(args) => control::pause(&context, &args),
+        Command::Unpause(args) => control::unpause(&context, &args),
+        Command::Update(args) => control::update(&context, &args),
+        Command::Stats(args) => stats::stats(&context, &args),
+        Command::Top(args) => top::top(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),

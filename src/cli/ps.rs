@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 
 use super::args::{PsArgs, RmArgs, TalkArgs};
-use super::context::Context;
+use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
 use super::prune::dispose_of_trash;
 use super::time::ago;
 use crate::engine::removal::remove_run;
+use crate::engine::{Order, StopReason};
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
@@ -75,8 +76,25 @@ pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
     let engine = context.engine(None, printer)?;
     let store = engine.store();
     // All names are looked up before any is removed, so that a typing error removes nothing.
-    let runs = args.runs.iter().map(|name| store.find_run(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut runs = Vec::new();
+    for name in &args.runs {
+        match store.find_run(name) {
+            Err(error @ (StoreError::NoRun { .. } | StoreError::TaggedRunGone { .. })) if args.force => {
+                printer.warn(&describe(&error));
+            }
+            found => runs.push(found?),
+        }
+    }
     for run in runs {
+        if args.force {
+            let order = Order::Stop { reason: StopReason::Aborted, grace_ms: None, signal: None };
+            block_on(async { Ok(engine.wait(&run, Some(&order)).await?) })?;
+        }
+        // One with `--rm` goes by itself.
+        if args.force && !run.path().exists() {
+            print_data(&format!("{}\n", run.name()?));
+            continue;
+        }
         remove_run(store, &run, |holder| printer.say(&waiting(holder)))?;
         print_data(&format!("{}\n", run.name()?));
     }

@@ -1,4 +1,6 @@
-//! Runs that other processes have started: ending them, waiting for them.
+//! Runs that other processes have started: ending them, waiting for them, and all that can be asked of them meanwhile.
+
+mod order;
 
 use std::io;
 use std::time::Duration;
@@ -21,7 +23,7 @@ impl Engine {
     /// `None` when nothing tells any more how it ended: it was removed meanwhile, or gave up before its workload started.
     pub async fn wait(&self, run: &RunDir, order: Option<&Order>) -> Result<Option<Exit>, EngineError> {
         let mut heard = None;
-        let mut order = order.copied();
+        let mut order = order.cloned();
         while run.is_live() {
             match connect(run) {
                 Ok(stream) => heard = listen(stream, order.take()).await.or(heard),

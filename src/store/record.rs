@@ -19,6 +19,8 @@ pub enum RunState {
     Creating,
     /// The container runs.
     Running,
+    /// All its processes stand still.
+    Paused,
     /// The container has ended; artifacts are being saved.
     Saving,
     /// Ended with 0.
@@ -38,7 +40,7 @@ impl RunState {
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Saving => false,
+            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Paused | Self::Saving => false,
             Self::Done | Self::Failed | Self::Stopped | Self::Interrupted | Self::Aborted => true,
         }
     }
@@ -63,6 +65,7 @@ impl fmt::Display for RunState {
             Self::Pulling => "pulling",
             Self::Creating => "creating",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Saving => "saving",
             Self::Done => "done",
             Self::Failed => "failed",

@@ -26,6 +26,7 @@ use super::audience::Audience;
 use super::clean::clean_up;
 use super::gpus::GpuEye;
 use super::hint::shm_hint;
+use super::live::LiveRun;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
@@ -194,6 +195,12 @@ impl Life {
             detached: self.request.record.detached,
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
+            live: LiveRun {
+                run: &self.run,
+                record: &mut self.request.record,
+                memory_limit: &mut self.request.memory_limit,
+                cgroup,
+            },
         };
         let relay =
             Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &mut eye, &self.signals, output, log)

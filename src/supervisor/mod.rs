@@ -14,6 +14,7 @@ mod gpus;
 mod hint;
 mod launch;
 mod life;
+mod live;
 mod log;
 mod mask;
 pub mod protocol;

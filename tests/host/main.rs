@@ -6,6 +6,8 @@
 mod base;
 mod buckets;
 mod check;
+mod control;
+mod control_stats;
 mod crash;
 mod early;
 mod ends;
