@@ -51,7 +51,8 @@ use crate::spec::{self, SpecError};
 use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
 use crate::supervisor::protocol::Event;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
-use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
+pub use crate::supervisor::rename_run;
+use crate::supervisor::{LaunchError, RenameError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
 use crate::transport::{Input, Loaded, TransportError};
 
@@ -302,6 +303,19 @@ pub enum EngineError {
         /// How it stands.
         how: String,
     },
+    /// Nothing is left to be exported.
+    #[error(
+        "there is no root file system of run `{run}` (`{state}`)\nhint: `dockless run --keep` keeps the writable layer of an ended run"
+    )]
+    NoRootFs {
+        /// The run.
+        run: RunName,
+        /// How it stands.
+        state: RunState,
+    },
+    /// A run keeps its name.
+    #[error(transparent)]
+    Rename(#[from] RenameError),
     /// The supervisor, or the kernel, says no.
     #[error("cannot {what} run `{run}`: {why}")]
     Refused {

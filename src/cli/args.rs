@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
-pub(super) use self::control::{KillArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs};
+pub(super) use self::control::{
+    ExportArgs, KillArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
+};
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -84,6 +86,10 @@ pub(super) enum Command {
     Stats(StatsArgs),
     /// List the processes of a run.
     Top(TopArgs),
+    /// Give an ended run another name.
+    Rename(RenameArgs),
+    /// Write the root file system of a run as a tar.
+    Export(ExportArgs),
     /// Wait for the end of runs and print their exit codes.
     Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.

@@ -81,6 +81,13 @@ pub(super) enum CliError {
     SecretName(#[from] SecretNameError),
     #[error(transparent)]
     SecretValue(#[from] SecretValueError),
+    /// A file of the user cannot be written.
+    #[error("cannot write `{path}`")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A file of the user cannot be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -128,6 +135,7 @@ impl CliError {
             | Self::Discover(_)
             | Self::DeviceFlag(_)
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::Process(..) => FAULT,
             // As a shell says of a child that was killed with SIGKILL.
             Self::SupervisorLost(_) => 137,

@@ -10,6 +10,7 @@ mod control;
 mod devices;
 mod duration;
 mod exit;
+mod export;
 mod gpu;
 mod images;
 mod inspect;
@@ -98,6 +99,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Update(args) => control::update(&context, &args),
         Command::Stats(args) => stats::stats(&context, &args),
         Command::Top(args) => top::top(&context, &args),
+        Command::Rename(args) => ps::rename(&context, &args),
+        Command::Export(args) => export::export(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::args::{PsArgs, RmArgs, TalkArgs};
+use super::args::{PsArgs, RenameArgs, RmArgs, TalkArgs};
 use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
 use super::prune::dispose_of_trash;
 use super::time::ago;
 use crate::engine::removal::remove_run;
-use crate::engine::{Order, StopReason};
+use crate::engine::{EngineError, Order, StopReason, rename_run};
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
@@ -69,6 +69,16 @@ fn gpus(record: &RunRecord) -> Option<String> {
         count => format!("{count} x {model}"),
     };
     (!models.is_empty()).then(|| models.iter().map(words).collect::<Vec<_>>().join(", "))
+}
+
+pub(super) fn rename(context: &Context, args: &RenameArgs) -> Result<u8, CliError> {
+    let to = args.to.parse()?;
+    let printer = context.printer(TalkArgs::default());
+    let engine = context.engine(None, printer)?;
+    let run = engine.store().find_run(&args.run)?;
+    let renamed = rename_run(engine.store(), &run, &to, |holder| printer.say(&waiting(holder)));
+    renamed.map_err(EngineError::from)?;
+    Ok(0)
 }
 
 pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {

@@ -1,5 +1,6 @@
 //! Runs that other processes have started: ending them, waiting for them, and all that can be asked of them meanwhile.
 
+mod export;
 mod order;
 
 use std::io;

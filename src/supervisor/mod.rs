@@ -19,6 +19,7 @@ mod log;
 mod mask;
 pub mod protocol;
 mod relay;
+mod rename;
 mod save;
 mod sweep;
 mod tail;
@@ -32,6 +33,7 @@ pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
+pub use rename::{RenameError, rename_run};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

@@ -7,6 +7,7 @@ mod base;
 mod buckets;
 mod check;
 mod control;
+mod control_rename;
 mod control_stats;
 mod crash;
 mod early;
