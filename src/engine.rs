@@ -32,6 +32,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
+pub use self::control::ControlError;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
@@ -52,7 +53,7 @@ use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagN
 use crate::supervisor::protocol::Event;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 pub use crate::supervisor::rename_run;
-use crate::supervisor::{LaunchError, RenameError, Supervisor, SweepError, sweep};
+use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
 use crate::transport::{Input, Loaded, TransportError};
 
@@ -295,37 +296,9 @@ pub enum EngineError {
         /// The source.
         path: PathBuf,
     },
-    /// Only a run that goes on can be asked for anything.
-    #[error("run `{run}` is not running: {how}")]
-    NotRunning {
-        /// The run.
-        run: RunName,
-        /// How it stands.
-        how: String,
-    },
-    /// Nothing is left to be exported.
-    #[error(
-        "there is no root file system of run `{run}` (`{state}`)\nhint: `dockless run --keep` keeps the writable layer of an ended run"
-    )]
-    NoRootFs {
-        /// The run.
-        run: RunName,
-        /// How it stands.
-        state: RunState,
-    },
-    /// A run keeps its name.
+    /// A run does not do what is asked of it.
     #[error(transparent)]
-    Rename(#[from] RenameError),
-    /// The supervisor, or the kernel, says no.
-    #[error("cannot {what} run `{run}`: {why}")]
-    Refused {
-        /// The run.
-        run: RunName,
-        /// What was asked for: `pause`.
-        what: &'static str,
-        /// Why not.
-        why: String,
-    },
+    Control(#[from] ControlError),
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]
     Task(&'static str),

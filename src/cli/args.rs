@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
 pub(super) use self::control::{
-    ExportArgs, KillArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
+    ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
 };
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
@@ -313,18 +313,6 @@ pub(super) struct InspectArgs {
     /// Names of runs, or names or digests of images.
     #[arg(required = true)]
     pub(super) names: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PsArgs {
-    /// Ended runs too.
-    #[arg(short, long)]
-    pub(super) all: bool,
-    /// Only the names, one a line.
-    #[arg(short, long)]
-    pub(super) quiet: bool,
-    #[command(flatten)]
-    pub(super) list: ListArgs,
 }
 
 #[derive(Debug, Args)]

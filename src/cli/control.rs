@@ -19,7 +19,7 @@ pub(super) fn kill(context: &Context, args: &KillArgs) -> Result<u8, CliError> {
     let number = args.signal.parse::<StopSignal>()?.number();
     let engine = context.engine(None, context.printer(TalkArgs::default()))?;
     let order = Order::Signal { number };
-    each(&engine, &args.runs, async |run| {
+    each(&engine, &args.runs, &async |run| {
         engine.give_order(run, "kill", &order).await?;
         // As with docker, it is gone when this ends.
         if number == nix::libc::SIGKILL {
@@ -31,23 +31,27 @@ pub(super) fn kill(context: &Context, args: &KillArgs) -> Result<u8, CliError> {
 
 pub(super) fn pause(context: &Context, args: &RunsArgs) -> Result<u8, CliError> {
     let engine = context.engine(None, context.printer(TalkArgs::default()))?;
-    each(&engine, &args.runs, async |run| Ok(engine.give_order(run, "pause", &Order::Pause).await?))
+    each(&engine, &args.runs, &async |run| Ok(engine.give_order(run, "pause", &Order::Pause).await?))
 }
 
 pub(super) fn unpause(context: &Context, args: &RunsArgs) -> Result<u8, CliError> {
     let engine = context.engine(None, context.printer(TalkArgs::default()))?;
-    each(&engine, &args.runs, async |run| Ok(engine.give_order(run, "unpause", &Order::Unpause).await?))
+    each(&engine, &args.runs, &async |run| Ok(engine.give_order(run, "unpause", &Order::Unpause).await?))
 }
 
 pub(super) fn update(context: &Context, args: &UpdateArgs) -> Result<u8, CliError> {
     let order = Order::Update { change: change(args)? };
     let engine = context.engine(None, context.printer(TalkArgs::default()))?;
-    each(&engine, &args.runs, async |run| Ok(engine.give_order(run, "update", &order).await?))
+    each(&engine, &args.runs, &async |run| Ok(engine.give_order(run, "update", &order).await?))
 }
 
 /// Does it for all runs at once, and prints the names of those it was done for. Every name is looked up first, so that a
 /// typing error does nothing; after that one failure keeps nobody else from it.
-fn each(engine: &Engine, names: &[String], act: impl AsyncFn(&RunDir) -> Result<(), CliError>) -> Result<u8, CliError> {
+fn each(
+    engine: &Engine,
+    names: &[String],
+    act: &impl AsyncFn(&RunDir) -> Result<(), CliError>,
+) -> Result<u8, CliError> {
     let runs = names.iter().map(|name| engine.store().find_run(name)).collect::<Result<Vec<_>, _>>()?;
     let done = block_on(async { Ok(join_all(runs.iter().map(|run| act(run))).await) })?;
     let mut failures = Vec::new();

@@ -15,7 +15,7 @@ use super::exit::CliError;
 use super::printer::{print_frame, terminal_height, terminal_width};
 use super::table::table;
 use crate::container::{Cgroup, Sample, host_resources};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{ControlError, Engine, EngineError};
 use crate::image::ByteSize;
 use crate::store::{RunDir, RunRecord, RunState};
 
@@ -56,7 +56,7 @@ pub(super) fn stats(context: &Context, args: &StatsArgs) -> Result<u8, CliError>
         let record = run.record()?;
         if record.state.is_final() {
             let (run, how) = (record.name, format!("it has ended (`{}`)", record.state));
-            return Err(EngineError::NotRunning { run, how }.into());
+            return Err(EngineError::from(ControlError::NotRunning { run, how }).into());
         }
     }
     let memory = host_resources(Path::new("/")).map_err(EngineError::from)?.memory;
@@ -166,7 +166,7 @@ impl Screen {
 /// The lines in place of the last `lines_up` ones (ECMA-48: CUU, EL, ED).
 fn drawn_over(lines_up: usize, lines: &[&str]) -> String {
     let up = if lines_up > 0 { format!("\x1b[{lines_up}A\r") } else { String::new() };
-    let lines: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
+    let lines: String = lines.iter().flat_map(|line| [line, "\x1b[K\n"]).collect();
     format!("{up}{lines}\x1b[J")
 }
 

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::exit::CliError;
 use super::printer::print_list;
 use crate::container::{Cgroup, Process};
-use crate::engine::EngineError;
+use crate::engine::{ControlError, EngineError};
 use crate::image::ByteSize;
 
 /// One line; `docs/json.md` describes the keys.
@@ -29,7 +29,7 @@ pub(super) fn top(context: &Context, args: &TopArgs) -> Result<u8, CliError> {
     let processes = Cgroup::of(&record.id).map_err(EngineError::from)?.processes();
     if processes.is_empty() {
         let how = format!("it has no processes (`{}`)", record.state);
-        return Err(EngineError::NotRunning { run: record.name, how }.into());
+        return Err(EngineError::from(ControlError::NotRunning { run: record.name, how }).into());
     }
     let lines: Vec<Line> = processes.into_iter().map(line).collect();
     let header = ["PID", "CPID", "PPID", "UID", "STATE", "RSS", "TIME", "COMMAND"];

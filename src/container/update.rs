@@ -114,15 +114,12 @@ struct Write {
 impl Cgroup {
     /// Changes all these limits, or none when one of them is refused.
     pub fn change_limits(&self, change: &LimitChange) -> Result<(), UpdateError> {
-        let writes = match self.unified_dir() {
-            Some(dir) => Places::V2(dir).plan(change)?,
-            None => {
-                let dir = |controller| self.v1_dir(controller).unwrap_or_default();
-                let places = ["memory", "cpu", "cpuset", "pids", "blkio"].map(dir);
-                Places::V1(places).plan(change)?
-            }
+        let v1 = || {
+            let dir = |controller| self.v1_dir(controller).unwrap_or_default();
+            Places::V1(["memory", "cpu", "cpuset", "pids", "blkio"].map(dir))
         };
-        carry_out(&writes)
+        let places = self.unified_dir().map_or_else(v1, Places::V2);
+        carry_out(&places.plan(change)?)
     }
 }
 

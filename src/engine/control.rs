@@ -1,5 +1,6 @@
 //! Runs that other processes have started: ending them, waiting for them, and all that can be asked of them meanwhile.
 
+mod error;
 mod export;
 mod order;
 
@@ -10,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
+pub use self::error::ControlError;
 use super::{Engine, EngineError, Event, Order};
 use crate::store::{Exit, RunDir, StoreError};
 use crate::supervisor::{come_to, sweep};

@@ -126,13 +126,9 @@ impl Export<'_> {
         let dir = from.part(place);
         let path = node.path.join(name.as_bytes()).map_err(io::Error::other)?;
         let own_name = relative(&path);
-        if metadata.links > 1 {
-            if let Some(first) = self.links.get(&metadata.identity).cloned() {
-                let link = Some(first.as_slice());
-                return self
-                    .entry(&own_name, metadata, EntryType::Link, link, 0, Records::default())
-                    .map_err(Failure::Write);
-            }
+        if let Some(first) = self.links.get(&metadata.identity).cloned() {
+            let (link, records) = (Some(first.as_slice()), Records::default());
+            return self.entry(&own_name, metadata, EntryType::Link, link, 0, records).map_err(Failure::Write);
         }
         let (kind, target) = match metadata.kind {
             FileKind::Regular => return self.regular(dir, name, metadata, own_name),
@@ -338,10 +334,9 @@ fn pieces(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
 
 /// GNU's map of the pieces: numbers in lines, in whole blocks. The last piece says where the file ends.
 fn map(pieces: &[(u64, u64)]) -> Vec<u8> {
-    let mut text = format!("{}\n", pieces.len());
-    for (start, length) in pieces {
-        text.push_str(&format!("{start}\n{length}\n"));
-    }
+    let numbers = pieces.iter().flat_map(|(start, length)| [*start, *length]);
+    let lines = [u64::try_from(pieces.len()).unwrap_or(0)].into_iter().chain(numbers);
+    let text: String = lines.flat_map(|number| [number.to_string(), "\n".to_owned()]).collect();
     let mut bytes = text.into_bytes();
     bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
     bytes
@@ -365,10 +360,10 @@ mod tests {
         let mut records = Records::default();
         records.push("path", b"x");
         records.push("key", &[b'v'; 93]);
-        assert_eq!(records.0[..10], *b"10 path=x\n");
+        assert_eq!(records.0[..9], *b"9 path=x\n");
         // 93 + 3 + 3 and two digits would be 101, and with three it is 102.
-        assert!(records.0[10..].starts_with(b"102 key=v"), "{}", String::from_utf8_lossy(&records.0[10..20]));
-        assert_eq!(records.0.len(), 112);
+        assert!(records.0[9..].starts_with(b"102 key=v"), "{}", String::from_utf8_lossy(&records.0[9..20]));
+        assert_eq!(records.0.len(), 111);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is known about a run: its record, and in it how it stands, what it has and how it ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -228,6 +229,9 @@ pub struct RunRecord {
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// What its user calls it by: keys and values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// GPUs that it has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<RunGpu>,

@@ -93,8 +93,8 @@ pub fn replace_file<E>(
             return Err(write(io::ErrorKind::IsADirectory.into()));
         }
         Ok(found) if !found.is_file() => {
-            let mut file = OpenOptions::new().write(true).open(&path).map_err(write)?;
-            return fill(&mut file);
+            let mut device = OpenOptions::new().write(true).open(&path).map_err(write)?;
+            return fill(&mut device);
         }
         _ => {}
     }

@@ -37,8 +37,8 @@ fn alive(env: &TestEnv) -> usize {
 /// A file of the run's cgroup, in whichever hierarchy has it.
 fn cgroup_file(env: &TestEnv, name: &str, file: &str) -> String {
     let id = env.record(name)["id"].as_str().unwrap().to_owned();
-    let paths = cgroup_mounts().into_iter().map(|mount| mount.join("dockless").join(&id).join(file));
-    let found = paths.filter_map(|path| fs::read_to_string(path).ok()).next();
+    let mut paths = cgroup_mounts().into_iter().map(|mount| mount.join("dockless").join(&id).join(file));
+    let found = paths.find_map(|path| fs::read_to_string(path).ok());
     found.unwrap_or_else(|| panic!("no {file}")).trim().to_owned()
 }
 
@@ -48,7 +48,8 @@ fn kill_sends_any_signal() {
     let [first, second] = [env.name(), env.name()];
     let runs = [start(&env, &[], &first), start(&env, &[], &second)];
     assert_eq!(env.run(["kill", "-s", "SIGUSR1", &first, &second]).text(), format!("{first}\n{second}"));
-    runs.iter().for_each(|run| run.wait_for("got USR1"));
+    runs[0].wait_for("got USR1");
+    runs[1].wait_for("got USR1");
     env.run(["kill", "--signal", "1", &first]).code(0);
     runs[0].wait_for("got HUP");
     env.run(["kill", "-s", "rtmin+2", &first]).code(0);
@@ -240,6 +241,45 @@ fn memory_in_use_cannot_be_taken_away() {
     assert_eq!(env.record(&name)["limits"]["memory"].as_u64(), Some(64 << 20));
     assert_eq!(state(&env, &name), "running");
     env.run(["kill", &name]).code(0);
+    run.finish().code(137);
+    env.assert_clean();
+}
+
+#[test]
+fn ps_lists_what_is_asked_for() {
+    let Some(env) = app() else { return };
+    let [well, badly, going] = [env.name(), env.name(), env.name()];
+    env.run(["run", "--name", &well, "app", "true"]).code(0);
+    env.run(["run", "--name", &badly, "app", "sh", "-c", "exit 3 # a longer command"]).code(3);
+    let run = start(&env, &[], &going);
+    // Labels stand in the record, whoever wrote them there.
+    let mut record = env.record(&well);
+    record["labels"] = serde_json::json!({ "team": "vision" });
+    let path = env.root().join("runs").join(&well).join("run.json");
+    fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
+    let id = env.record(&going)["id"].as_str().unwrap().to_owned();
+    for (flags, names) in [
+        (&["--filter", "status=exited"][..], vec![&badly, &well]),
+        (&["--filter", "status=running", "-f", "status=failed"], vec![&going, &badly]),
+        (&["-f", "exited=3"], vec![&badly]),
+        (&["-a", "-f", "label=team=vision"], vec![&well]),
+        (&["-a", "-f", "label=team=sound"], vec![]),
+        (&["-f", &format!("name={going}")], vec![&going]),
+        (&["-f", &format!("name={well}")], vec![]),
+        (&["-f", &format!("id={id}")], vec![&going]),
+        (&["-a", "-f", "ancestor=app"], vec![&going, &badly, &well]),
+        (&["-a", "-f", "ancestor=app:2"], vec![]),
+        (&["--last", "2"], vec![&going, &badly]),
+        (&["--latest"], vec![&going]),
+    ] {
+        let listed = env.run([&["ps", "-q"], flags].concat()).text();
+        assert_eq!(listed.lines().collect::<Vec<_>>(), names, "{flags:?}");
+    }
+    let table = env.run(["ps", "-a", "--no-trunc"]).text();
+    assert!(table.lines().next().unwrap().contains("IMAGE") && table.contains("exit 3 # a longer command"), "{table}");
+    assert!(env.run(["ps", "-a"]).text().contains("sh -c exit 3 # a lo…"));
+    env.run(["ps", "-f", "status=gone"]).code(125);
+    env.run(["kill", &going]).code(0);
     run.finish().code(137);
     env.assert_clean();
 }

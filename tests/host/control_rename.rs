@@ -63,7 +63,7 @@ fn check_unpacked(env: &TestEnv, archive: &str, place: &str) {
     // Of the image there is what was not removed.
     assert!(root.join("bin/busybox").exists() && root.join("etc/passwd").exists() && !root.join("etc/group").exists());
     assert!(root.join("home/new").exists() && !root.join("home/app").exists());
-    assert!(fs::metadata(&archive).unwrap().len() < 30 << 20);
+    assert!(fs::metadata(archive).unwrap().len() < 30 << 20);
     for kernels in ["proc", "sys", "dev"] {
         assert!(entries(&root.join(kernels)).is_empty(), "{kernels}");
     }

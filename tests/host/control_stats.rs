@@ -16,6 +16,18 @@ fn end(env: &TestEnv, name: &str) {
     env.run(["kill", name]).code(0);
 }
 
+/// The keys are those of the table below a heading of `docs/json.md`.
+#[track_caller]
+fn assert_documented(value: &Value, heading: &str) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let section = text.split_once(&format!("{heading}\n")).unwrap().1;
+    let rows = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let documented: Vec<&str> = rows.skip(2).map(|row| row.split('`').nth(1).unwrap()).collect();
+    let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, documented, "{heading}");
+}
+
 #[test]
 fn stats_tell_what_a_run_uses() {
     let Some(env) = app() else { return };
@@ -37,6 +49,8 @@ fn stats_tell_what_a_run_uses() {
     assert_eq!((one["network_received"].as_u64(), one["network_sent"].as_u64()), (Some(0), Some(0)));
     let of_idle = both.iter().find(|stats| stats["run"] == *idle).unwrap();
     assert!(of_idle.get("network_received").is_none() && of_idle["pids"].as_u64() >= Some(1), "{of_idle}");
+
+    assert_documented(&one, "## A line of `stats`");
 
     let table = env.run(["stats", "--no-stream"]).text();
     let header = table.lines().next().unwrap();
@@ -74,6 +88,7 @@ fn top_lists_processes_under_both_their_numbers() {
     let second = all.iter().find(|process| process["command"].as_str().unwrap().starts_with("sh /tmp/x")).unwrap();
     assert!(second["command"].as_str().unwrap().ends_with("\u{1b}[31mred"), "{second}");
     assert!(second["parent"].as_i64() >= Some(init), "{second}");
+    assert_documented(second, "## A process of `top`");
     let table = env.run(["top", &name]).text();
     assert!(!table.contains('\u{1b}') && table.contains("\\u{1b}[31mred"), "{table}");
     assert!(table.starts_with("PID "), "{table}");

@@ -5,7 +5,33 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::super::duration::Span;
-use super::{Format, TalkArgs};
+use super::super::ps::Filter;
+use super::{Format, ListArgs, TalkArgs};
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(in crate::cli) struct PsArgs {
+    /// Ended runs too.
+    #[arg(short, long)]
+    pub(in crate::cli) all: bool,
+    /// Only runs that are so: `name=`, `id=`, `status=`, `label=KEY[=VALUE]`, `ancestor=IMAGE`, `exited=CODE`.
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(in crate::cli) filter: Vec<Filter>,
+    /// Only so many of the latest, ended ones too.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(in crate::cli) last: Option<usize>,
+    /// Only the latest, even if it has ended.
+    #[arg(short, long, conflicts_with = "last")]
+    pub(in crate::cli) latest: bool,
+    /// Cut nothing off.
+    #[arg(long)]
+    pub(in crate::cli) no_trunc: bool,
+    /// Only the names, one a line.
+    #[arg(short, long)]
+    pub(in crate::cli) quiet: bool,
+    #[command(flatten)]
+    pub(in crate::cli) list: ListArgs,
+}
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KillArgs {

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::super::{Engine, EngineError};
+use super::ControlError;
 use crate::rootfs::{Layers, export};
 use crate::store::RunDir;
 
@@ -13,7 +14,7 @@ impl Engine {
     /// Nothing of the container's own view is entered: its layers are read where they are.
     ///
     /// # Errors
-    /// [`EngineError::NoRootFs`] when the writable layer is gone.
+    /// [`ControlError::NoRootFs`] when the writable layer is gone.
     pub fn export(&self, run: &RunDir, out: &mut dyn Write) -> Result<(), EngineError> {
         // The layers stay meanwhile.
         let _kept = self.store.shared()?;
@@ -22,7 +23,7 @@ impl Engine {
         let layers = match record.rootfs.as_str() {
             "overlay" if upper.is_dir() => Layers::load(&self.store, &record.layers)?.below(upper),
             "copy" if copy.is_dir() => Layers::from_paths(vec![copy.clone()], Some(copy)),
-            _ => return Err(EngineError::NoRootFs { run: record.name, state: record.state }),
+            _ => return Err(ControlError::NoRootFs { run: record.name, state: record.state }.into()),
         };
         Ok(export(&layers, out)?)
     }

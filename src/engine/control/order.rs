@@ -5,26 +5,26 @@ use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 use super::super::{Engine, EngineError, Event, Order};
-use super::{LOOK_AGAIN, connect};
+use super::{ControlError, LOOK_AGAIN, connect};
 use crate::store::{RunDir, RunState, StoreError};
 
 impl Engine {
     /// Gives a live run an order and waits until it has been carried out. `what` says it in a word: `pause`.
     ///
     /// # Errors
-    /// [`EngineError::NotRunning`] before the workload starts and after it has ended; [`EngineError::Refused`] with the
+    /// [`ControlError::NotRunning`] before the workload starts and after it has ended; [`ControlError::Refused`] with the
     /// supervisor's reason.
     pub async fn give_order(&self, run: &RunDir, what: &'static str, order: &Order) -> Result<(), EngineError> {
         let name = run.name().map_err(|_| gone(run))?;
         loop {
             let how = self.how_it_stands(run)?;
             if let Some(how) = how {
-                return Err(EngineError::NotRunning { run: name, how });
+                return Err(ControlError::NotRunning { run: name, how }.into());
             }
             if let Ok(stream) = connect(run)
                 && let Some(error) = ask(stream, order).await
             {
-                return error.map_or(Ok(()), |why| Err(EngineError::Refused { run: name, what, why }));
+                return error.map_or(Ok(()), |why| Err(ControlError::Refused { run: name, what, why }.into()));
             }
             // It begins or ends this moment.
             sleep(LOOK_AGAIN).await;
