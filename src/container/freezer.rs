@@ -111,6 +111,44 @@ impl Freezer {
 mod tests {
     use super::*;
 
+    /// The unified hierarchy has its freezer also where all other controllers are in v1.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a process of the test's own stands still")]
+    fn a_process_stands_still_on_v2() {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let Some(mount) = unified.and_then(|line| line.split(' ').nth(1)) else { return };
+        let outer = Path::new(mount).join(format!("dockless-test-{}", std::process::id()));
+        let inner = outer.join("inner");
+        // Not root, or a mount that nobody may write to.
+        if fs::create_dir(&outer).is_err() || fs::create_dir(&inner).is_err() {
+            return;
+        }
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{}/wchan", sleeper.id())).unwrap_or_default();
+            stat.contains("freez")
+        };
+        fs::write(inner.join("cgroup.procs"), sleeper.id().to_string()).unwrap();
+        let freezer = freezer(&outer, "cgroup.freeze");
+        assert!(freezer.is_there() && !freezer.is_frozen());
+        freezer.freeze().unwrap();
+        assert!(freezer.is_frozen());
+        // The workload may have frozen a part of itself.
+        fs::write(inner.join("cgroup.freeze"), "1").unwrap();
+        freezer.thaw_tree(&outer, MAX_DEPTH);
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while (freezer.is_frozen() || state()) && std::time::Instant::now() < until {
+            sleep(PAUSE);
+        }
+        assert!(!freezer.is_frozen() && !state());
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        for directory in [&inner, &outer] {
+            fs::remove_dir(directory).unwrap();
+        }
+    }
+
     /// Files that keep what is written stand for the kernel's.
     fn freezer(directory: &Path, file: &'static str) -> Freezer {
         let (freeze, thaw) = if file == "cgroup.freeze" { ("1", "0") } else { ("FROZEN", "THAWED") };

@@ -127,16 +127,24 @@ impl ProcDir {
 
     /// Bytes used in its `/dev/shm`, and its size.
     pub(super) fn shm(&self) -> io::Result<(u64, u64)> {
+        // Anything else there may be as large as the disk, or never answer.
+        let is_tmpfs = self.text("mountinfo").is_some_and(|mounts| has_tmpfs(&mounts, "/dev/shm"));
+        if !is_tmpfs {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(&self.dir, "root", path, Mode::empty())?;
         let shm = beneath(&root, "dev/shm", path)?;
         let found = rustix::fs::fstatvfs(&shm)?;
-        // A directory of the root file system has all the disk.
-        if rustix::fs::fstat(&shm)?.st_dev == rustix::fs::fstat(beneath(&root, "dev", path)?)?.st_dev {
-            return Err(io::ErrorKind::NotFound.into());
-        }
         Ok(((found.f_blocks.saturating_sub(found.f_bfree)) * found.f_frsize, found.f_blocks * found.f_frsize))
     }
+}
+
+/// Whether the last mount at `place` is a tmpfs (`proc_pid_mountinfo(5)`).
+fn has_tmpfs(mountinfo: &str, place: &str) -> bool {
+    let at_place = |line: &&str| line.split(' ').nth(4) == Some(place);
+    let kind = |line: &str| Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned());
+    mountinfo.lines().rfind(at_place).and_then(kind).as_deref() == Some("tmpfs")
 }
 
 /// Opens something below a root that the container may have filled with links: none is followed.
@@ -213,6 +221,14 @@ mod tests {
         assert!(is_in("0::/dockless/run-1", "/dockless/run-1"));
         assert!(!is_in("0::/dockless/run-12", "/dockless/run-1"));
         assert!(!is_in("0::/\n", "/dockless/run-1"));
+    }
+
+    #[test]
+    fn what_is_mounted_last_counts() {
+        let shm = "40 30 0:50 / /dev/shm rw,nosuid - tmpfs shm rw,size=65536k\n";
+        let other = "41 40 0:51 / /dev/shm rw - fuse.sshfs x rw\n";
+        assert!(has_tmpfs(shm, "/dev/shm") && !has_tmpfs(&format!("{shm}{other}"), "/dev/shm"));
+        assert!(!has_tmpfs("40 30 0:50 / /dev/shm2 rw - tmpfs shm rw\nx\n", "/dev/shm"));
     }
 
     #[test]

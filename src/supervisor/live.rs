@@ -45,6 +45,12 @@ impl LiveRun<'_> {
         }
     }
 
+    /// Lets everything go on that stands still, also in cgroups that the workload has made itself: it is to die.
+    pub(super) fn thaw_for_death(&mut self) {
+        self.thaw();
+        self.cgroup.thaw();
+    }
+
     /// Changes limits: all of them, or none.
     pub(super) fn update(&mut self, change: &LimitChange) -> Result<(), String> {
         self.cgroup.change_limits(change).map_err(|error| describe(&error))?;

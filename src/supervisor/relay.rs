@@ -396,12 +396,17 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// As [`Self::signal`], for somebody who wants to know.
+    /// As [`Self::signal`], for somebody who wants to know whether it was sent.
     fn send(&mut self, number: i32) -> Result<(), String> {
+        let kills = number == Signal::SIGKILL as i32;
         // The kernel's own SIGKILL, for want of memory, must not be taken for this one.
-        self.outcome.killed |= number == Signal::SIGKILL as i32;
+        self.outcome.killed |= kills;
         let sent = sys::send_signal(self.watched.init, number);
-        self.watched.live.thaw();
+        if kills {
+            self.watched.live.thaw_for_death();
+        } else {
+            self.watched.live.thaw();
+        }
         sent.map_err(|error| format!("the kernel refuses the signal: {error}"))
     }
 
@@ -438,8 +443,7 @@ impl<'a> Relay<'a> {
     /// A paused workload takes the signal and goes on: it could not end otherwise.
     fn signal(&mut self, number: i32) {
         if !self.ended {
-            drop(sys::send_signal(self.watched.init, number));
-            self.watched.live.thaw();
+            drop(self.send(number));
         }
     }
 }
