@@ -35,6 +35,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
+pub use self::control::ControlError;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 use self::feed::PullFeed;
 pub use self::images::ReadyImage;
@@ -45,6 +46,7 @@ use self::removal::RemovalError;
 use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
+pub use crate::container::LimitChange;
 use crate::container::{CgroupError, HostError};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
@@ -55,6 +57,7 @@ use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store,
 pub use crate::supervisor::Logging;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::protocol::{Event, FeedStart};
+pub use crate::supervisor::rename_run;
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
 use crate::sys::Lock;
 use crate::transport::{Input, Loaded, TransportError};
@@ -311,6 +314,9 @@ pub enum EngineError {
         /// The source.
         path: PathBuf,
     },
+    /// A run does not do what is asked of it.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]
     Task(&'static str),

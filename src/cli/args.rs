@@ -1,6 +1,7 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod control;
 mod doctor;
 mod events;
 mod gpu;
@@ -14,6 +15,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::control::{
+    ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
+};
 pub(super) use self::doctor::DoctorArgs;
 pub(super) use self::events::EventsArgs;
 pub(super) use self::gpu::{
@@ -78,6 +82,22 @@ pub(super) enum Command {
     Events(EventsArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
+    /// Send a signal to the workload of runs.
+    Kill(KillArgs),
+    /// Make all processes of runs stand still.
+    Pause(RunsArgs),
+    /// Let paused runs go on.
+    Unpause(RunsArgs),
+    /// Change the limits of runs that go on.
+    Update(UpdateArgs),
+    /// Show what runs use at the moment: CPU, memory, network, disks.
+    Stats(StatsArgs),
+    /// List the processes of a run.
+    Top(TopArgs),
+    /// Give an ended run another name.
+    Rename(RenameArgs),
+    /// Write the root file system of a run as a tar.
+    Export(ExportArgs),
     /// Wait for the end of runs and print their exit codes.
     Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
@@ -308,18 +328,6 @@ pub(super) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct PsArgs {
-    /// Ended runs too.
-    #[arg(short, long)]
-    pub(super) all: bool,
-    /// Only the names, one a line.
-    #[arg(short, long)]
-    pub(super) quiet: bool,
-    #[command(flatten)]
-    pub(super) list: ListArgs,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// Stay until the run ends.
     #[arg(short, long)]
@@ -341,36 +349,12 @@ pub(super) struct LogsArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct StopArgs {
-    /// How long the workload has after its stop signal before it is killed, e.g. `30s`, `2m` [default: the run's own, 10s].
-    #[arg(short, long, value_name = "DURATION")]
-    pub(super) grace: Option<Span>,
-    /// Kill at once and save nothing.
-    #[arg(long, conflicts_with = "grace")]
-    pub(super) abort: bool,
-    /// Which runs.
-    #[arg(required = true)]
-    pub(super) runs: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct WaitArgs {
     #[command(flatten)]
     pub(super) list: ListArgs,
     /// Which runs.
     #[arg(required = true)]
     pub(super) runs: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RmArgs {
-    /// Which runs.
-    #[arg(required = true, value_name = "RUN|:TAG")]
-    pub(super) runs: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -95,7 +95,7 @@ impl Ending {
             }
             _ => Some(0),
         };
-        Order::Stop { reason, grace_ms }
+        Order::Stop { reason, grace_ms, signal: None }
     }
 }
 
@@ -108,8 +108,8 @@ fn tell(event: &Event, printer: Printer) {
             let count = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
             printer.say(&format!("saved artifacts: {count}, {}", ByteSize(*bytes)));
         }
-        // Taken by the caller.
-        Event::Exited { .. } => {}
+        // Taken by the caller; told to others.
+        Event::Exited { .. } | Event::Answer { .. } => {}
     }
 }
 

@@ -6,11 +6,13 @@ mod ask;
 mod attend;
 mod check;
 mod context;
+mod control;
 mod devices;
 mod doctor;
 mod duration;
 mod events;
 mod exit;
+mod export;
 mod gpu;
 mod images;
 mod inspect;
@@ -25,12 +27,14 @@ mod ps;
 mod run;
 mod save;
 mod secrets;
+mod stats;
 mod stop;
 mod system;
 mod table;
 mod tag;
 mod tags;
 mod time;
+mod top;
 mod workflow;
 
 use std::process::ExitCode;
@@ -94,6 +98,14 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Events(args) => events::show(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
+        Command::Kill(args) => control::kill(&context, &args),
+        Command::Pause(args) => control::pause(&context, &args),
+        Command::Unpause(args) => control::unpause(&context, &args),
+        Command::Update(args) => control::update(&context, &args),
+        Command::Stats(args) => stats::stats(&context, &args),
+        Command::Top(args) => top::top(&context, &args),
+        Command::Rename(args) => ps::rename(&context, &args),
+        Command::Export(args) => export::export(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),

@@ -7,15 +7,16 @@ use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_json};
 use crate::engine::{Engine, Order, StopReason};
+use crate::spec::StopSignal;
 use crate::store::RunDir;
 
 pub(super) fn stop(context: &Context, args: &StopArgs) -> Result<u8, CliError> {
+    let signal = args.signal.as_deref().map(str::parse::<StopSignal>).transpose()?.map(StopSignal::number);
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let runs = find(&engine, &args.runs)?;
     let reason = if args.abort { StopReason::Aborted } else { StopReason::Stopped };
-    let grace_ms = args.grace.map(|grace| u64::try_from(grace.duration().as_millis()).unwrap_or(u64::MAX));
-    let order = Order::Stop { reason, grace_ms };
+    let order = Order::Stop { reason, grace_ms: grace_ms(args), signal };
     for (name, run) in args.runs.iter().zip(&runs) {
         if !run.is_live() {
             printer.say(&format!("run `{name}` has ended already"));
@@ -41,6 +42,13 @@ pub(super) fn wait(context: &Context, args: &WaitArgs) -> Result<u8, CliError> {
         print_data(&exit.map_or_else(|| "-\n".to_owned(), |exit| format!("{}\n", exit.code)));
     }
     Ok(0)
+}
+
+/// A time that never comes for `--time -1`.
+fn grace_ms(args: &StopArgs) -> Option<u64> {
+    let grace = args.grace.map(|grace| u64::try_from(grace.duration().as_millis()).unwrap_or(u64::MAX));
+    let time = args.time.map(|seconds| u64::try_from(seconds).map_or(u64::MAX, |seconds| seconds.saturating_mul(1000)));
+    grace.or(time)
 }
 
 fn find(engine: &Engine, names: &[String]) -> Result<Vec<RunDir>, CliError> {

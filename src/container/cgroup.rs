@@ -176,6 +176,8 @@ impl Cgroup {
             for pid in pids {
                 let _ = kill(pid, Signal::SIGKILL);
             }
+            // One that stands still does not even die (v1).
+            self.thaw();
             if attempt > 0 {
                 std::thread::sleep(EMPTY_PAUSE);
             }
@@ -211,7 +213,9 @@ impl Cgroup {
         Ok(())
     }
 
-    fn pids(&self) -> Vec<Pid> {
+    /// Every process in it.
+    #[must_use]
+    pub fn pids(&self) -> Vec<Pid> {
         let mut pids = Vec::new();
         for hierarchy in &self.hierarchies {
             collect_pids(&self.dir(&hierarchy.mount), &mut pids);
@@ -223,6 +227,16 @@ impl Cgroup {
 
     fn dir(&self, mount: &Path) -> PathBuf {
         mount.join(PARENT).join(&self.name)
+    }
+
+    /// Where a controller of v1 has it.
+    pub(super) fn v1_dir(&self, controller: &str) -> Option<PathBuf> {
+        self.v1_root(controller).map(|root| self.dir(&root))
+    }
+
+    /// Its path below the root of each hierarchy, as `/proc/PID/cgroup` ends with.
+    pub(super) fn path(&self) -> String {
+        Self::spec_path(&self.name)
     }
 
     fn v1_root(&self, controller: &str) -> Option<PathBuf> {
@@ -269,7 +283,7 @@ fn collect_pids(dir: &Path, pids: &mut Vec<Pid>) {
     }
 }
 
-fn children(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn children(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect()
 }
@@ -296,12 +310,12 @@ fn remove_dir(dir: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn read_number(path: &Path) -> Option<u64> {
+pub(super) fn read_number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// The value of `key` in a file of `key value` lines.
-fn read_key(path: &Path, key: &str) -> Option<u64> {
+pub(super) fn read_key(path: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }

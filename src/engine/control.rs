@@ -1,4 +1,8 @@
-//! Runs that other processes have started: ending them, waiting for them.
+//! Runs that other processes have started: ending them, waiting for them, and all that can be asked of them meanwhile.
+
+mod error;
+mod export;
+mod order;
 
 use std::io;
 use std::time::Duration;
@@ -7,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
+pub use self::error::ControlError;
 use super::{Engine, EngineError, Event, Order};
 use crate::store::{Exit, RunDir, StoreError};
 use crate::supervisor::{come_to, sweep};
@@ -21,7 +26,7 @@ impl Engine {
     /// `None` when nothing tells any more how it ended: it was removed meanwhile, or gave up before its workload started.
     pub async fn wait(&self, run: &RunDir, order: Option<&Order>) -> Result<Option<Exit>, EngineError> {
         let mut heard = None;
-        let mut order = order.copied();
+        let mut order = order.cloned();
         while run.is_live() {
             match connect(run) {
                 Ok(stream) => heard = listen(stream, order.take()).await.or(heard),

@@ -1,5 +1,6 @@
 //! From an unpacked image and options to everything a supervisor needs: the run's directory, its spec, its record.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -88,6 +89,7 @@ fn record(
             memory: options.memory.map(spec::MemoryLimit::size),
             shm_size: Some(options.shm_size),
         },
+        labels: BTreeMap::new(),
         gpus,
         detached: request.detached,
         interruptible: request.interruptible,

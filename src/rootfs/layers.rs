@@ -68,6 +68,14 @@ impl Layers {
         Self { paths, root, marks: Marks::Trusted }
     }
 
+    /// These layers below the writable one of a run, which says what the root is like.
+    #[must_use]
+    pub fn below(mut self, upper: PathBuf) -> Self {
+        self.paths.insert(0, upper.clone());
+        self.root = Some(upper);
+        self
+    }
+
     /// Whether an overlay of them would show what they are.
     pub(super) fn are_mountable(&self) -> bool {
         self.marks != Marks::Plain

@@ -1,5 +1,6 @@
 //! What is known about a run: its record, and in it how it stands, what it has and how it ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ pub enum RunState {
     Creating,
     /// The container runs.
     Running,
+    /// All its processes stand still.
+    Paused,
     /// The container has ended; artifacts are being saved.
     Saving,
     /// Ended with 0.
@@ -38,7 +41,7 @@ impl RunState {
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Saving => false,
+            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Paused | Self::Saving => false,
             Self::Done | Self::Failed | Self::Stopped | Self::Interrupted | Self::Aborted => true,
         }
     }
@@ -63,6 +66,7 @@ impl fmt::Display for RunState {
             Self::Pulling => "pulling",
             Self::Creating => "creating",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Saving => "saving",
             Self::Done => "done",
             Self::Failed => "failed",
@@ -273,6 +277,9 @@ pub struct RunRecord {
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
+    /// What its user calls it by: keys and values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// GPUs that it has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<RunGpu>,

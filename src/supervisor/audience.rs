@@ -111,6 +111,15 @@ impl Audience {
         }
     }
 
+    /// Tells the one guest who gave an order what became of it.
+    pub(super) fn answer(&self, seat: Seat, event: &Event) {
+        let Seat::Guest(index) = seat else { return };
+        let Some(guest) = self.guests.get(index) else { return };
+        let mut line = serde_json::to_vec(event).unwrap_or_default();
+        line.push(b'\n');
+        let _ = send(&guest.socket, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
     /// Lets those go who have ended, last ones first.
     pub(super) fn dismiss(&mut self, mut ended: Vec<usize>) {
         ended.sort_unstable();
@@ -176,7 +185,7 @@ mod tests {
         audience.open(&path).unwrap();
         let mut guest = come_to(&path).unwrap();
         assert!(matches!(audience.hear(Seat::Door), Heard::Orders(orders) if orders.is_empty()));
-        let order = Order::Stop { reason: StopReason::Stopped, grace_ms: Some(5) };
+        let order = Order::Stop { reason: StopReason::Stopped, grace_ms: Some(5), signal: None };
         let line = serde_json::to_string(&order).unwrap() + "\n";
         let (begin, end) = line.split_at(9);
         guest.write_all(format!("nonsense\n{begin}").as_bytes()).unwrap();

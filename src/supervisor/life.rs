@@ -26,6 +26,7 @@ use super::audience::Audience;
 use super::clean::clean_up;
 use super::ending::Evidence;
 use super::gpus::GpuEye;
+use super::live::LiveRun;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::pulse::Pulse;
@@ -192,15 +193,22 @@ impl Life {
         let mut pulse = Pulse::new(pid, self.request.record.limits.shm_size, timeout);
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
+        let id = self.request.record.id.clone();
         let watched = Watched {
             init: pid,
-            id: &self.request.record.id,
+            id: &id,
             init_ended: init_ended.as_fd(),
             cgroup,
             stop_signal: self.request.stop_signal,
             detached: self.request.record.detached,
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
+            live: LiveRun {
+                run: &self.run,
+                record: &mut self.request.record,
+                memory_limit: &mut self.request.memory_limit,
+                cgroup,
+            },
         };
         let listeners = Listeners {
             audience: &mut self.audience,

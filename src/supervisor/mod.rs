@@ -15,12 +15,14 @@ mod gpus;
 mod hint;
 mod launch;
 mod life;
+mod live;
 mod log;
 mod mask;
 pub mod protocol;
 mod pulse;
 mod reader;
 mod relay;
+mod rename;
 mod save;
 mod sweep;
 mod tail;
@@ -36,6 +38,7 @@ pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, Logging, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
 pub use reader::LogReader;
+pub use rename::{RenameError, rename_run};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

@@ -20,6 +20,7 @@ use super::gpus::GpuWatch;
 use super::log::Logging;
 use super::mask::Masker;
 use crate::artifact::{Prepared, UploadRequest};
+use crate::container::LimitChange;
 use crate::image::ByteSize;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
@@ -201,6 +202,12 @@ pub enum Event {
         /// Bytes in them.
         bytes: u64,
     },
+    /// What became of an order; only to the one who gave it, and not to the command line that started the run.
+    Answer {
+        /// Why it was not carried out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
     /// The run is over and cleaned up.
     Exited {
         /// How.
@@ -209,7 +216,7 @@ pub enum Event {
 }
 
 /// What the supervisor is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// Send this signal to the workload.
@@ -223,6 +230,18 @@ pub enum Order {
         reason: StopReason,
         /// The time until SIGKILL, when it is not the run's own.
         grace_ms: Option<u64>,
+        /// The signal that asks the workload to stop, when it is not the run's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
+    },
+    /// Stop every process where it is, until [`Order::Unpause`] or any signal.
+    Pause,
+    /// Let them go on.
+    Unpause,
+    /// Change the limits.
+    Update {
+        /// Which, to what.
+        change: LimitChange,
     },
 }
 

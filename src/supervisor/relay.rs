@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use super::audience::{Audience, Heard, Seat};
 use super::gpus::GpuEye;
 use super::life::now;
+use super::live::LiveRun;
 use super::log::{LogWriter, Stream};
 use super::mask::{MaskedStream, Masker};
 use super::protocol::{Conduct, Event, Order, StopReason};
@@ -183,6 +184,8 @@ pub(super) struct Watched<'a> {
     pub(super) interruptible: bool,
     /// How to go about it.
     pub(super) conduct: &'a Conduct,
+    /// What can be changed of it.
+    pub(super) live: LiveRun<'a>,
 }
 
 /// Whom the supervisor talks with.
@@ -356,7 +359,12 @@ impl<'a> Relay<'a> {
         for place in places {
             let Place::Seat(seat) = *place else { continue };
             match (self.listeners.audience.hear(seat), seat) {
-                (Heard::Orders(orders), _) => orders.into_iter().for_each(|order| self.obey(&order)),
+                (Heard::Orders(orders), _) => {
+                    for order in orders {
+                        let error = self.obey(&order).err();
+                        self.listeners.audience.answer(seat, &Event::Answer { error });
+                    }
+                }
                 (Heard::End, Seat::Guest(index)) => ended_guests.push(index),
                 (Heard::End, _) => self.lose_client(),
             }
@@ -393,17 +401,42 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn obey(&mut self, order: &Order) {
-        match *order {
-            Order::Signal { number } => self.signal(number),
-            Order::Stop { reason: StopReason::Stopped, grace_ms } => self.stop(ExitReason::Stopped, grace_ms),
-            Order::Stop { reason: StopReason::Interrupted, grace_ms } => self.stop(ExitReason::Interrupted, grace_ms),
-            Order::Stop { reason: StopReason::Aborted, .. } if !self.ended => {
+    /// Why it could not, in words.
+    fn obey(&mut self, order: &Order) -> Result<(), String> {
+        if self.ended {
+            return Err("it has just ended".to_owned());
+        }
+        match order {
+            Order::Signal { number } => return self.send(*number),
+            Order::Stop { reason: StopReason::Aborted, .. } => {
                 self.outcome.stopped = Some(ExitReason::Aborted);
                 self.kill();
             }
-            Order::Stop { reason: StopReason::Aborted, .. } => {}
+            Order::Stop { reason, grace_ms, signal } => {
+                self.watched.stop_signal = signal.unwrap_or(self.watched.stop_signal);
+                let interrupted = *reason == StopReason::Interrupted;
+                self.stop(if interrupted { ExitReason::Interrupted } else { ExitReason::Stopped }, *grace_ms);
+            }
+            Order::Pause => return self.watched.live.pause(),
+            Order::Unpause => return self.watched.live.unpause(),
+            Order::Update { change } => return self.watched.live.update(change),
         }
+        Ok(())
+    }
+
+    /// As [`Self::signal`], for somebody who wants to know whether it was sent.
+    fn send(&mut self, number: i32) -> Result<(), String> {
+        let kills = number == Signal::SIGKILL as i32;
+        // The kernel's own SIGKILL, for want of memory, must not be taken for this one.
+        self.outcome.killed |= kills;
+        let sent = sys::send_signal(self.watched.init, number);
+        if kills {
+            self.watched.live.thaw_for_death();
+        } else {
+            self.watched.live.thaw();
+        }
+        self.listeners.feed.tell(now(), Happening::Signal { signal: number });
+        sent.map_err(|error| format!("the kernel refuses the signal: {error}"))
     }
 
     /// Asks the workload to stop; whoever asks again may only shorten its time.
@@ -426,6 +459,7 @@ impl<'a> Relay<'a> {
             self.signal(self.watched.stop_signal);
         } else {
             self.watched.cgroup.signal_all(self.watched.stop_signal);
+            self.watched.live.thaw();
         }
     }
 
@@ -435,10 +469,10 @@ impl<'a> Relay<'a> {
         self.signal(Signal::SIGKILL as i32);
     }
 
+    /// A paused workload takes the signal and goes on: it could not end otherwise.
     fn signal(&mut self, number: i32) {
         if !self.ended {
-            drop(sys::send_signal(self.watched.init, number));
-            self.listeners.feed.tell(now(), Happening::Signal { signal: number });
+            drop(self.send(number));
         }
     }
 }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use super::ARGV0;
 use super::clean::clean_up;
 use super::life::now;
+use super::rename::{RenameError, resume};
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
 use crate::container::{Cgroup, HostError, boot_id};
 use crate::gpu::lease::forget;
@@ -33,6 +34,9 @@ pub enum SweepError {
     /// The store cannot be read or written.
     #[error("cannot clean up after killed processes")]
     Store(#[from] StoreError),
+    /// A run cannot be given its one name.
+    #[error(transparent)]
+    Rename(#[from] RenameError),
     /// The boot cannot be told.
     #[error("cannot read the boot id")]
     Boot(#[source] HostError),
@@ -75,6 +79,7 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
         run.clone().remove()?;
         return Ok(Vec::new());
     }
+    resume(store, run)?;
     let mut record = run.record()?;
     let mut told = Vec::new();
     if run.has_unsaved_artifacts() {

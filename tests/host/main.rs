@@ -6,6 +6,9 @@
 mod base;
 mod buckets;
 mod check;
+mod control;
+mod control_rename;
+mod control_stats;
 mod crash;
 mod doctor;
 mod early;
