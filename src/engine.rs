@@ -17,6 +17,7 @@ pub mod removal;
 pub mod resources;
 mod shelves;
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::ops::ControlFlow;
@@ -124,6 +125,8 @@ pub struct RunRequest {
     pub devices: Devices,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
+    /// What whoever starts it notes with it.
+    pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     pub tag: Option<TagName>,
     /// How its supervisor goes about it.
@@ -369,6 +372,9 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        if request.host_check == HostCheck::None {
+            prepare::check(&request.options)?;
+        }
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
@@ -453,6 +459,7 @@ impl Engine {
         devices: &Devices,
         observer: &Arc<dyn Observer>,
     ) -> Result<spec::Built, EngineError> {
+        prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;
@@ -468,6 +475,7 @@ impl Engine {
         dir: &Path,
         observer: &Arc<dyn Observer>,
     ) -> Result<Vec<String>, EngineError> {
+        prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;

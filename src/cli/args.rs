@@ -3,6 +3,8 @@
 mod check;
 mod gpu;
 mod kept;
+mod limits;
+mod security;
 mod system;
 mod transport;
 
@@ -18,6 +20,8 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
+pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
@@ -199,6 +203,10 @@ pub(super) struct ContainerArgs {
     #[arg(long)]
     pub(super) read_only: bool,
     #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) security: SecurityArgs,
+    #[command(flatten)]
     pub(super) devices: DeviceArgs,
 }
 
@@ -210,6 +218,8 @@ pub(super) struct RunArgs {
     pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) container: ContainerArgs,
+    #[command(flatten)]
+    pub(super) keeping: RunKeepingArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
     #[command(flatten)]

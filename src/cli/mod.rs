@@ -12,6 +12,7 @@ mod exit;
 mod gpu;
 mod images;
 mod inspect;
+mod limits;
 mod load;
 mod logs;
 mod names;

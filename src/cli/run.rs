@@ -11,10 +11,11 @@ use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
 use super::images::image_request;
+use super::limits::{conduct, labels};
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::{Printer, print_json};
-use crate::engine::{Conduct, Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
+use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -22,7 +23,9 @@ use crate::store::{Reservation, Store};
 
 pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    let (image, mut options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
+    let (labels, conduct) = (labels(&args.keeping)?, conduct(&args.keeping)?);
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
@@ -48,7 +51,8 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,
         tag: None,
-        conduct: Conduct::default(),
+        labels,
+        conduct,
         created: now(),
         nonce: nonce(),
     };

@@ -14,5 +14,5 @@ pub use capacity::{HostResources, host_resources};
 pub use cgroup::{Cgroup, CgroupError, Usage};
 pub use device_filter::{DeviceFilterError, restrict_devices};
 pub use exec::{Reporter, StartFailure};
-pub use host::{HostError, boot_id, cpu_count, host_facts};
+pub use host::{HostError, boot_id, cpu_count, host_devices, host_facts};
 pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

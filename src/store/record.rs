@@ -1,5 +1,6 @@
 //! What is known about a run: its record, and in it how it stands, what it has and how it ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -246,6 +247,9 @@ pub struct RunRecord {
     /// Keys of the caches it writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<String>,
+    /// What whoever started it noted with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,

@@ -57,6 +57,7 @@ fn full() -> RunRecord {
         ports: vec!["8080".to_owned()],
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
+        labels: [("team".to_owned(), "a".to_owned())].into(),
         caches: vec!["key".to_owned()],
         tag: text(),
         state: RunState::Done,
