@@ -8,6 +8,7 @@ pub mod check;
 mod control;
 pub mod devices;
 pub mod doctor;
+mod error;
 mod feed;
 mod images;
 pub mod inputs;
@@ -19,8 +20,8 @@ pub mod removal;
 pub mod resources;
 mod shelves;
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -36,31 +37,29 @@ use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
 pub use self::control::ControlError;
-use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
+use self::devices::{Devices, Given, Taker, waiting_in_words};
+pub use self::error::EngineError;
 use self::feed::PullFeed;
 pub use self::images::ReadyImage;
-use self::inputs::{DepRequest, InputError};
-use self::ports::{Port, PortError};
+use self::inputs::DepRequest;
+use self::ports::Port;
 use self::prepare::Admitted;
-use self::removal::RemovalError;
-use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
-use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
+use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
 pub use crate::container::LimitChange;
-use crate::container::{CgroupError, HostError};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
-use crate::registry::{self, Login, RegistryError};
-use crate::rootfs::{Choice, RootfsError};
-use crate::spec::{self, SpecError};
+use crate::registry::{self, Login};
+use crate::rootfs::Choice;
+use crate::spec::{self};
 use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
 pub use crate::supervisor::Logging;
 pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
 use crate::supervisor::protocol::{Event, FeedStart};
 pub use crate::supervisor::rename_run;
-use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
+use crate::supervisor::{LaunchError, Supervisor, sweep};
 use crate::sys::Lock;
-use crate::transport::{Input, Loaded, TransportError};
+use crate::transport::{Input, Loaded};
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
 pub const STEP_FILE: &str = "/run/dockless/step";
@@ -132,6 +131,8 @@ pub struct RunRequest {
     pub devices: Devices,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
+    /// What whoever starts it notes with it.
+    pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     pub tag: Option<TagName>,
     /// How its supervisor goes about it.
@@ -213,127 +214,6 @@ pub struct Settings {
 /// What tells the time: [`jiff::Timestamp::now`], unless there is a reason.
 pub type Clock = fn() -> Timestamp;
 
-/// Why a job failed.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// Only root can run containers so far.
-    #[error(
-        "containers need root, and this is user {uid}\nhint: run it with sudo; rootless runs are not supported yet"
-    )]
-    NotRoot {
-        /// The effective user.
-        uid: u32,
-    },
-    /// The directory for running containers cannot be made.
-    #[error("cannot make `{path}`\nhint: name another place with `--state DIR`")]
-    State {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The registry failed.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// A directory or archive cannot be read.
-    #[error(transparent)]
-    Transport(Box<TransportError>),
-    /// Unpacking or mounting failed.
-    #[error(transparent)]
-    Rootfs(#[from] RootfsError),
-    /// What was asked for does not fit the image or the host.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// Artifacts cannot be set up.
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-    /// A bucket cannot be reached.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// Artifacts cannot be removed or saved.
-    #[error(transparent)]
-    Removal(#[from] RemovalError),
-    /// No usable cgroups.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// The host cannot be read.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// No supervisor.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The machine cannot give what was asked for.
-    #[error(transparent)]
-    Unmet(#[from] Unmet),
-    /// An earlier run does not give what is wanted of it.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// The devices cannot be had.
-    #[error(transparent)]
-    Device(Box<DeviceError>),
-    /// A port cannot be had.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// Cleaning up after killed processes failed.
-    #[error(transparent)]
-    Sweep(#[from] SweepError),
-    /// `--pull never`, and it is not there.
-    #[error("image `{reference}` is not in the store, and `--pull never` was given\nhint: `dockless pull {reference}`")]
-    NotStored {
-        /// The image.
-        reference: String,
-    },
-    /// The image was built for something else.
-    #[error("image `{reference}` is for {offered}, expected {wanted}\nhint: `--platform {offered}` takes it as it is")]
-    Platform {
-        /// The image.
-        reference: String,
-        /// What it is for.
-        offered: String,
-        /// What was asked for.
-        wanted: Platform,
-    },
-    /// A file of the run cannot be written.
-    #[error("cannot write `{path}`")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// `--mount` names a directory that is not there.
-    #[error(
-        "the source of a mount, `{path}`, does not exist\nhint: make it, or use `-v`, which makes missing directories"
-    )]
-    NoMountSource {
-        /// The source.
-        path: PathBuf,
-    },
-    /// A run does not do what is asked of it.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// A thread of ours died.
-    #[error("{0} ended unexpectedly")]
-    Task(&'static str),
-}
-
-impl From<TransportError> for EngineError {
-    fn from(error: TransportError) -> Self {
-        Self::Transport(Box::new(error))
-    }
-}
-
-impl From<DeviceError> for EngineError {
-    fn from(error: DeviceError) -> Self {
-        Self::Device(Box::new(error))
-    }
-}
-
 /// Does the jobs, for one store.
 #[derive(Debug)]
 pub struct Engine {
@@ -393,6 +273,9 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        if request.host_check == HostCheck::None {
+            prepare::check(&request.options)?;
+        }
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
@@ -486,6 +369,7 @@ impl Engine {
         devices: &Devices,
         observer: &Arc<dyn Observer>,
     ) -> Result<spec::Built, EngineError> {
+        prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;
@@ -501,6 +385,7 @@ impl Engine {
         dir: &Path,
         observer: &Arc<dyn Observer>,
     ) -> Result<Vec<String>, EngineError> {
+        prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;

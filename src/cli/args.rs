@@ -7,6 +7,8 @@ mod events;
 mod gpu;
 mod kept;
 mod life;
+mod limits;
+mod security;
 mod system;
 mod transport;
 
@@ -28,6 +30,8 @@ pub(super) use self::kept::{
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
 pub(super) use self::life::LifeArgs;
+pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
+pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
@@ -229,6 +233,10 @@ pub(super) struct ContainerArgs {
     #[arg(long)]
     pub(super) read_only: bool,
     #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) security: SecurityArgs,
+    #[command(flatten)]
     pub(super) devices: DeviceArgs,
 }
 
@@ -240,6 +248,8 @@ pub(super) struct RunArgs {
     pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) container: ContainerArgs,
+    #[command(flatten)]
+    pub(super) keeping: RunKeepingArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
     #[command(flatten)]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use nix::libc::O_NONBLOCK;
 
-use super::args::LifeArgs;
+use super::args::{LifeArgs, RunKeepingArgs};
 use super::context::absolute;
 use super::exit::CliError;
+use super::limits::grace_ms;
 use crate::engine::{Conduct, Logging};
 use crate::image::ByteSize;
 use crate::sys::inherited;
@@ -23,13 +24,15 @@ const LEAST_LOG: ByteSize = ByteSize(16 << 10);
 const MAX_LOG_FILES: u32 = 100;
 
 /// How the supervisor is to go about it.
-pub(super) fn conduct(args: &LifeArgs) -> Result<Conduct, CliError> {
+pub(super) fn conduct(args: &LifeArgs, keeping: &RunKeepingArgs) -> Result<Conduct, CliError> {
+    let usual = Conduct::default();
     Ok(Conduct {
+        grace_ms: grace_ms(keeping)?.unwrap_or(usual.grace_ms),
         logging: logging(&args.log_driver, &args.log_opt).map_err(CliError::Usage)?,
         // None, as podman has it, is 0 too.
         timeout_ms: args.timeout.map(|span| millis(span.duration())).filter(|millis| *millis > 0),
         pid_file: args.pidfile.as_deref().map(absolute),
-        ..Conduct::default()
+        ..usual
     })
 }
 

@@ -17,6 +17,7 @@ mod gpu;
 mod images;
 mod inspect;
 mod life;
+mod limits;
 mod load;
 mod logs;
 mod names;

@@ -12,6 +12,7 @@ use super::devices::devices;
 use super::exit::CliError;
 use super::images::image_request;
 use super::life::{IdFile, conduct, events};
+use super::limits::labels;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::{Printer, print_json};
@@ -23,8 +24,9 @@ use crate::store::{Reservation, Store};
 
 pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
-    let conduct = conduct(&args.life)?;
+    let (image, mut options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
+    let (labels, conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
@@ -50,6 +52,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,
         tag: None,
+        labels,
         conduct,
         events: events(&args.life)?,
         created: now(),

@@ -19,7 +19,7 @@ pub use cgroup::{Cgroup, CgroupError, Usage};
 pub use device_filter::{DeviceFilterError, restrict_devices};
 pub use exec::{Reporter, StartFailure};
 pub use freezer::FreezeError;
-pub use host::{HostError, boot_id, cpu_count, host_facts};
+pub use host::{HostError, boot_id, cpu_count, host_devices, host_facts};
 pub use process::Process;
 pub use stats::Sample;
 pub use update::{LimitChange, UpdateError};

@@ -1,6 +1,5 @@
 //! From an unpacked image and options to everything a supervisor needs: the run's directory, its spec, its record.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -11,7 +10,7 @@ use super::inputs::{InputMount, hidden};
 use super::places::directory;
 use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
 use crate::artifact::{UploadRequest, prepare_remote};
-use crate::container::{Cgroup, boot_id, host_facts};
+use crate::container::{Cgroup, boot_id, host_devices, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
@@ -89,7 +88,6 @@ fn record(
             memory: options.memory.map(spec::MemoryLimit::size),
             shm_size: Some(options.shm_size),
         },
-        labels: BTreeMap::new(),
         gpus,
         detached: request.detached,
         interruptible: request.interruptible,
@@ -101,6 +99,7 @@ fn record(
             .map(ToString::to_string),
         deps,
         caches,
+        labels: request.labels.clone(),
         tag: request.tag.as_ref().map(ToString::to_string),
         no_log: request.conduct.logging == Logging::Nothing,
         state: RunState::Submitted,
@@ -115,6 +114,11 @@ fn record(
         exit: None,
         spec: None,
     })
+}
+
+/// Refuses what this machine cannot give before anything is fetched.
+pub(super) fn check(options: &Options) -> Result<(), EngineError> {
+    Ok(options.check(&host_facts(&Cgroup::of("")?, Dialect::Libcontainer)?)?)
 }
 
 /// Notes a state on the way; one that cannot be written now is overtaken by the next.
@@ -357,7 +361,12 @@ fn build(
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
     let host = host_facts(&Cgroup::of("")?, dialect)?;
-    Ok(spec::build(&image.image.config, options, &host, &files, paths)?)
+    let mut options = options.clone();
+    if options.security.privileged {
+        let given: Vec<PathBuf> = options.edits.devices.iter().map(|device| device.path.clone()).collect();
+        options.edits.devices.extend(host_devices().into_iter().filter(|device| !given.contains(&device.path)));
+    }
+    Ok(spec::build(&image.image.config, &options, &host, &files, paths)?)
 }
 
 /// Directories of this machine that `-v` names are made when they are missing, as docker does.

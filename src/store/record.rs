@@ -277,9 +277,6 @@ pub struct RunRecord {
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
-    /// What its user calls it by: keys and values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
     /// GPUs that it has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<RunGpu>,
@@ -301,6 +298,9 @@ pub struct RunRecord {
     /// Keys of the caches it writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<String>,
+    /// What whoever started it noted with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,

@@ -115,6 +115,7 @@ pub fn request(
         interruptible: plan.interruptible,
         ports: given.chain(circumstances.free_ports).collect(),
         devices,
+        labels: std::collections::BTreeMap::new(),
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,
         tag: circumstances.tag,

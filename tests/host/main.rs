@@ -15,6 +15,8 @@ mod early;
 mod ends;
 mod exit;
 mod faults;
+mod flags_limits;
+mod flags_security;
 mod forms;
 mod gpu;
 mod gpu_cdi;
