@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::base::app;
 use crate::control::start;
-use crate::support::env::{TestEnv, entries, finish, is_thorough, program, tool};
+use crate::support::env::{TestEnv, entries, finish, have, is_thorough, program, tool};
 use crate::support::tracer::run_until;
 
 #[test]
@@ -90,9 +90,19 @@ rm /etc/group && rm -r /home && mkdir /home && touch /home/new && echo ready";
 
 #[track_caller]
 fn check_unpacked(env: &TestEnv, archive: &str, place: &str) {
+    for judge in ["tar", "bsdtar"] {
+        check_unpacked_by(judge, env, archive, &format!("{place}-{judge}"));
+    }
+}
+
+#[track_caller]
+fn check_unpacked_by(judge: &str, env: &TestEnv, archive: &str, place: &str) {
+    if !have(&[judge]) {
+        return;
+    }
     let root = env.work().join(place);
     fs::create_dir(&root).unwrap();
-    finish(&mut program("tar", ["-C", root.to_str().unwrap(), "-xpf", archive])).code(0);
+    finish(&mut program(judge, ["-C", root.to_str().unwrap(), "-xpf", archive])).code(0);
     let data = root.join("data");
     assert_eq!(fs::read_to_string(data.join("plain")).unwrap(), "hello\n");
     let plain = fs::metadata(data.join("plain")).unwrap();
