@@ -177,7 +177,7 @@ impl Cgroup {
                 let _ = kill(pid, Signal::SIGKILL);
             }
             // One that stands still does not even die (v1).
-            self.thaw();
+            self.thaw_all();
             if attempt > 0 {
                 std::thread::sleep(EMPTY_PAUSE);
             }

@@ -63,10 +63,19 @@ impl Cgroup {
         freezer.freeze().inspect_err(|_| self.thaw())
     }
 
-    /// Lets every process go on, also in cgroups inside this one.
+    /// Lets them go on. What the workload itself has frozen, in cgroups inside this one, is its own affair.
     pub fn thaw(&self) {
+        self.thaw_down_to(0);
+    }
+
+    /// Lets every process go on, also in cgroups inside this one: they are to die.
+    pub fn thaw_all(&self) {
+        self.thaw_down_to(MAX_DEPTH);
+    }
+
+    fn thaw_down_to(&self, depth: u32) {
         if let Some(freezer) = self.freezer().filter(Freezer::is_there) {
-            freezer.thaw_tree(&freezer.directory, MAX_DEPTH);
+            freezer.thaw_tree(&freezer.directory, depth);
         }
     }
 }

@@ -48,7 +48,7 @@ impl LiveRun<'_> {
     /// Lets everything go on that stands still, also in cgroups that the workload has made itself: it is to die.
     pub(super) fn thaw_for_death(&mut self) {
         self.thaw();
-        self.cgroup.thaw();
+        self.cgroup.thaw_all();
     }
 
     /// Changes limits: all of them, or none.

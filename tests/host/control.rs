@@ -204,6 +204,20 @@ fn limits_are_changed_while_it_runs() {
     assert_eq!((file("cpuset.cpus", "cpuset.cpus"), file("pids.max", "pids.max")), ("0".into(), "max".into()));
     assert_eq!(file("cpu.shares", "cpu.weight"), if v2 { "20" } else { "512" });
     assert_eq!(file("memory.soft_limit_in_bytes", "memory.low"), (32 << 20).to_string());
+    update(&["--cpuset-mems", "0"]).code(0);
+    assert_eq!(file("cpuset.mems", "cpuset.mems"), "0");
+    // Which disks have weights depends on the kernel; what cannot be done is told.
+    let weighed = update(&["--blkio-weight", "321"]);
+    if weighed.code == 0 {
+        let weights = ["blkio.bfq.weight", "blkio.weight"].map(|file| {
+            let id = env.record(&name)["id"].as_str().unwrap().to_owned();
+            let mut paths = cgroup_mounts().into_iter().map(|mount| mount.join("dockless").join(&id).join(file));
+            paths.find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+        });
+        assert!(v2 || weights.iter().any(|weight| weight.contains("321")), "{weights:?}");
+    } else {
+        weighed.refused(125, &["cannot update", "the weight of disk accesses"]);
+    }
     // In both directions, although memory must not pass memory and swap.
     for (size, swap) in [("512m", "600m"), ("32m", "40m"), ("48m", "-1"), ("64m", "64m")] {
         update(&["--memory", size, "--memory-swap", swap]).code(0);

@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::base::app;
 use crate::control::start;
-use crate::support::env::{TestEnv, entries, finish, program};
+use crate::support::env::{TestEnv, entries, finish, have, is_thorough, program, tool};
+use crate::support::tracer::run_until;
 
 #[test]
 fn an_ended_run_is_renamed() {
@@ -35,6 +36,51 @@ fn an_ended_run_is_renamed() {
     env.assert_clean();
 }
 
+/// It is whole under one of its names, and under no other.
+#[track_caller]
+fn named(env: &TestEnv, old: &str, new: &str) -> bool {
+    let listed = env.run(["ps", "-aq"]).text();
+    let is_old = listed == old;
+    assert!(is_old || listed == new, "{listed}");
+    assert_eq!(env.run(["inspect", &listed]).json()[0]["name"].as_str(), Some(&*listed));
+    assert_eq!(env.run(["logs", ":best"]).text(), "said");
+    assert_eq!(env.run(["tags", "list", "--format", "json"]).json()[0]["run"].as_str(), Some(&*listed));
+    assert!(env.run(["artifacts", "ls", &listed]).text().contains('x'));
+    let kept: Vec<_> =
+        entries(&env.root().join("artifacts")).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(kept, [&*listed]);
+    env.assert_clean();
+    is_old
+}
+
+#[test]
+fn a_rename_killed_at_any_step_is_done_or_not() {
+    let Some(env) = app() else { return };
+    let [old, new] = [env.name(), env.name()];
+    let script = "echo said; echo made > /out/x";
+    env.run(["run", "--name", &old, "-a", "/out", "app", "sh", "-c", script]).code(0);
+    env.run(["tags", "add", "best", &old]).code(0);
+    let full = env.dir().join("full");
+    tool("cp", ["-a".as_ref(), env.root().as_os_str(), full.as_os_str()]);
+    let stop = |step| {
+        fs::remove_dir_all(env.root()).unwrap();
+        tool("cp", ["-a".as_ref(), full.as_os_str(), env.root().as_os_str()]);
+        run_until(&env.command(["rename", &old, &new]), &env.root(), step, &env.work().join("log"))
+    };
+    let whole = stop(usize::MAX);
+    assert_eq!(whole.code, Some(0));
+    assert!(!named(&env, &old, &new));
+    let (mut kept, mut renamed) = (0, 0);
+    for step in (1..=whole.steps).step_by(if is_thorough() { 1 } else { whole.steps.div_ceil(12) }) {
+        stop(step);
+        let is_old = named(&env, &old, &new);
+        *(if is_old { &mut kept } else { &mut renamed }) += 1;
+        // Neither name is in anybody's way.
+        env.run(if is_old { ["rename", &old, &new] } else { ["rename", &new, &old] }).code(0);
+    }
+    assert!(kept > 0 && renamed > 0, "{kept} {renamed} of {}", whole.steps);
+}
+
 /// What a shell makes of the things that archives lose easily; the last line of it tells all of it again.
 const MAKE: &str = "
 mkdir -p /data/deep && cd /data && echo hello > plain && ln plain hard && ln -s ../elsewhere soft
@@ -44,9 +90,19 @@ rm /etc/group && rm -r /home && mkdir /home && touch /home/new && echo ready";
 
 #[track_caller]
 fn check_unpacked(env: &TestEnv, archive: &str, place: &str) {
+    for judge in ["tar", "bsdtar"] {
+        check_unpacked_by(judge, env, archive, &format!("{place}-{judge}"));
+    }
+}
+
+#[track_caller]
+fn check_unpacked_by(judge: &str, env: &TestEnv, archive: &str, place: &str) {
+    if !have(&[judge]) {
+        return;
+    }
     let root = env.work().join(place);
     fs::create_dir(&root).unwrap();
-    finish(&mut program("tar", ["-C", root.to_str().unwrap(), "-xpf", archive])).code(0);
+    finish(&mut program(judge, ["-C", root.to_str().unwrap(), "-xpf", archive])).code(0);
     let data = root.join("data");
     assert_eq!(fs::read_to_string(data.join("plain")).unwrap(), "hello\n");
     let plain = fs::metadata(data.join("plain")).unwrap();

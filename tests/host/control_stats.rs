@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::base::app;
 use crate::control::start;
-use crate::support::env::{Output, TestEnv, wait_until};
+use crate::support::env::{Output, Running, TestEnv, program, wait_until};
 
 #[track_caller]
 fn lines(output: Output) -> Vec<Value> {
@@ -68,6 +68,25 @@ fn stats_tell_what_a_run_uses() {
     assert_eq!(left.iter().map(|stats| stats["run"].as_str().unwrap()).collect::<Vec<_>>(), [&*idle]);
     end(&env, &idle);
     other.finish().code(137);
+    env.assert_clean();
+}
+
+/// Each table takes the place of the one before, and nothing is cleared that is not written again at once.
+#[test]
+fn a_terminal_is_drawn_over() {
+    let Some(env) = app() else { return };
+    let name = env.name();
+    let run = start(&env, &[], &name);
+    let stats = env.command(["stats", &name]);
+    let words: Vec<&str> =
+        [stats.get_program()].into_iter().chain(stats.get_args()).map(|w| w.to_str().unwrap()).collect();
+    let shown = Running::start(&mut program("script", ["-qec", &words.join(" "), "/dev/null"]));
+    shown.wait_for("\u{1b}[1A\rRUN");
+    shown.wait_for("\u{1b}[2A\rRUN");
+    end(&env, &name);
+    let screen = shown.finish().code(0).stdout;
+    assert!(!screen.contains("\u{1b}[2J") && screen.contains(&*name), "{screen:?}");
+    run.finish().code(137);
     env.assert_clean();
 }
 
