@@ -41,7 +41,8 @@ use self::removal::RemovalError;
 use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
-use crate::container::{CgroupError, HostError};
+use crate::container::HostError;
+pub use crate::container::{CgroupError, CgroupParent, CgroupWish};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
@@ -126,6 +127,8 @@ pub struct RunRequest {
     pub host_check: HostCheck,
     /// The tag it gets if it ends well.
     pub tag: Option<TagName>,
+    /// Where its cgroup is.
+    pub cgroups: CgroupWish,
     /// How its supervisor goes about it.
     pub conduct: Conduct,
     /// The time now (RFC 3339, UTC).

@@ -1,5 +1,6 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
+mod cgroups;
 mod check;
 mod gpu;
 mod kept;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::cgroups::CgroupArgs;
 pub(super) use self::check::CheckArgs;
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
@@ -212,6 +214,8 @@ pub(super) struct RunArgs {
     pub(super) container: ContainerArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) cgroups: CgroupArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.
@@ -439,6 +443,8 @@ pub(super) struct WorkflowRunArgs {
     pub(super) driver: DriverArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) cgroups: CgroupArgs,
     #[command(flatten)]
     pub(super) store: ArtifactStoreArgs,
     /// Run even if this machine has less than the workflow asks for.

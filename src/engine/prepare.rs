@@ -62,6 +62,13 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
     Ok(request.reservation.dir().write_passing_record(&record)?)
 }
 
+/// Refuses a place for the run's cgroup that cannot be had, and limits that would not be kept there.
+pub(super) fn check_cgroup(request: &RunRequest) -> Result<(), EngineError> {
+    let cgroup = Cgroup::plan(&request.cgroups, &id(request))?;
+    let host = host_facts(&cgroup, Dialect::Libcontainer)?;
+    Ok(cgroup.check_limits(&spec::limits(&request.options, &host)?)?)
+}
+
 /// What kernel and runtime know a run by.
 pub(super) fn id(request: &RunRequest) -> String {
     format!("{}-{:08x}", request.reservation.name(), request.nonce)
@@ -76,6 +83,7 @@ fn record(
     let name = request.reservation.name();
     let Origin { workflow, project, resolved } = &request.origin;
     let options = &request.options;
+    let cgroup = Cgroup::plan(&request.cgroups, &id(request))?;
     Ok(RunRecord {
         schema: 1,
         name: name.clone(),
@@ -104,6 +112,7 @@ fn record(
         deps,
         caches,
         tag: request.tag.as_ref().map(ToString::to_string),
+        cgroup: Some(cgroup.record()),
         state: RunState::Submitted,
         rootfs: String::new(),
         boot_id: boot_id()?,
@@ -111,6 +120,7 @@ fn record(
         started: None,
         finished: None,
         pid: None,
+        pid_start: None,
         remove: request.remove,
         keep: request.keep,
         exit: None,
@@ -174,9 +184,10 @@ fn fill(
     options.default_hostname = name.as_str().parse().ok();
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
+    let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id)?;
     let paths = Paths {
         rootfs: dir.path().join("rootfs"),
-        cgroup: Cgroup::spec_path(&record.id),
+        cgroup: cgroup.path_in_view(),
         resolv_conf: Some(etc.join("resolv.conf")),
         hosts: Some(etc.join("hosts")),
         hostname: Some(etc.join("hostname")),
@@ -184,7 +195,8 @@ fn fill(
     };
     let staging = dir.gpu();
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
-    let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    cgroup.adapt(&mut built.spec);
     write_etc(&etc, &built.hostname, options.network)?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
@@ -356,7 +368,7 @@ fn build(
     };
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let host = host_facts(&Cgroup::of("")?, dialect)?;
+    let host = host_facts(&Cgroup::mounted()?, dialect)?;
     Ok(spec::build(&image.image.config, options, &host, &files, paths)?)
 }
 

@@ -33,7 +33,7 @@ pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
 pub use mount_flags::{BindMount, MountSetting, TmpfsMount, container_path};
 pub use mounts::ImageVolume;
 pub use network::{Hostname, Network};
-pub use resources::{Cpus, MemoryLimit};
+pub use resources::{Cpus, MemoryLimit, limits};
 pub use signal::StopSignal;
 pub use user::Identity;
 

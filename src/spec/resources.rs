@@ -122,6 +122,11 @@ impl fmt::Display for MemoryLimit {
     }
 }
 
+/// The limits that options ask for, as the runtime is told them; with the device rules.
+pub fn limits(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
+    resources(options, host)
+}
+
 pub(super) fn resources(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
     let mut resources = LinuxResourcesBuilder::default().devices(device_rules(&options.edits)?).build()?;
     resources.set_cpu(options.cpus.map(|cpus| cpu(cpus, host.cpu_count)).transpose()?);

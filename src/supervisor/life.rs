@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{dup2_stdin, pipe2, setsid};
+use nix::unistd::{Pid, dup2_stdin, pipe2, setsid};
 use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
@@ -30,7 +30,9 @@ use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
 use crate::artifact::Uploader;
-use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage, restrict_devices};
+use crate::container::{
+    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage, restrict_devices, start_time_of,
+};
 use crate::gpu::lease::Handed;
 use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
@@ -144,7 +146,10 @@ impl Life {
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
         self.isolate().map_err(system("set up the supervisor"))?;
-        let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
+        let cgroup_failure = |error| StartFailure::ours(describe(&error));
+        let record = &self.request.record;
+        let mut cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id).map_err(cgroup_failure)?;
+        cgroup.begin();
         let rootfs = self.make_rootfs()?;
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
@@ -156,12 +161,20 @@ impl Life {
             None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
         };
         let container = {
-            let _guard = cgroup.guard_parent();
+            let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
             let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
-            Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
-                .map_err(ContainerError::into_failure)?
+            let (id, state, bundle) = (&self.request.record.id, &self.request.state, self.run.path());
+            let created = cgroup.in_view(|| Container::create(id, state, bundle, streams)).map_err(cgroup_failure)?;
+            created.map_err(ContainerError::into_failure)?
         };
-        self.relay(container, &cgroup, (stdout, stderr), log, eye)
+        cgroup.has_init(container.pid());
+        let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
+        let ended = self.relay(container, &cgroup, (stdout, stderr), log, eye);
+        if ended.is_err() {
+            // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
+            drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
+        }
+        ended
     }
 
     /// Starts what was created and stays with it until it has ended.
@@ -203,7 +216,8 @@ impl Life {
         if let Some(error) = &outcome.log_error {
             self.warn(format!("the log is incomplete: cannot write `{}`: {error}", self.run.log().display()));
         }
-        let mut exit = exit_of(status, cgroup.usage(), &outcome, self.request.memory_limit);
+        let memory_limit = self.request.memory_limit.or_else(|| cgroup.callers_memory_limit());
+        let mut exit = exit_of(status, cgroup.usage(), &outcome, memory_limit);
         if matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled) {
             exit.message = shm_hint(exit.code, self.request.record.limits.shm_size).or(exit.message);
         }
@@ -269,6 +283,9 @@ impl Life {
         DirBuilder::new().mode(0o700).create(&target).map_err(system("make the root file system's directory"))?;
         let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
             .map_err(failure)?;
+        if request.record.cgroup.as_ref().is_some_and(|cgroup| !cgroup.mode.makes_one()) {
+            without_devices(&rootfs.path).map_err(system("keep the image's device nodes from being opened"))?;
+        }
         rootfs::preflight(&rootfs.path).map_err(failure)?;
         rootfs::replace_etc_links(&rootfs.path).map_err(failure)?;
         let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
@@ -287,6 +304,7 @@ impl Life {
         record.state = RunState::Running;
         record.started = Some(now());
         record.pid = Some(pid);
+        record.pid_start = start_time_of(Pid::from_raw(pid));
         // A reboot ends the run, so this state need not survive one.
         let written = self.run.write_passing_record(&self.request.record);
         self.warn_if(written.map_err(|error| describe(&error)));
@@ -297,7 +315,7 @@ impl Life {
         let record = &mut self.request.record;
         record.state = if self.request.artifacts.is_empty() { RunState::after(exit) } else { RunState::Saving };
         record.finished = Some(now());
-        record.pid = None;
+        (record.pid, record.pid_start) = (None, None);
         record.exit = Some(exit.clone());
         if !record.remove {
             record.spec = read_spec(&self.run.config(), &self.request.conduct.secrets);
@@ -340,6 +358,14 @@ fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
     serde_json::from_str(&secrets.mask(&text)).ok()
 }
 
+/// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
+fn without_devices(root: &Path) -> nix::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(root), root, None::<&str>, flags, None::<&str>)?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
+    mount(None::<&str>, root, None::<&str>, flags, None::<&str>)
+}
+
 /// A system call that failed, as the reason why nothing was started.
 fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
     move |error| StartFailure::ours(format!("cannot {what}: {error}"))
@@ -367,9 +393,10 @@ fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Op
     };
     let memory_peak = usage.memory_peak.map(ByteSize);
     let memory = memory_in_words(memory_limit, memory_peak);
+    let whose = if usage.kills_are_shared { ", as the counter of its caller's cgroup says" } else { "" };
     let after = if outcome.killed { "killed".to_owned() } else { format!("the workload ended with {code}") };
     let message = match reason {
-        ExitReason::OomKilled => Some(format!("killed: out of memory{memory}")),
+        ExitReason::OomKilled => Some(format!("killed: out of memory{memory}{whose}")),
         ExitReason::ClientLost => Some("stopped: the command that had started the run was killed".to_owned()),
         ExitReason::Stopped => Some(format!("stopped: {after}")),
         ExitReason::Interrupted => Some(format!("interrupted, the machine is being taken away: {after}")),
@@ -379,7 +406,8 @@ fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Op
             signal.and_then(|n| Signal::try_from(n).ok()).map_or("a signal", Signal::as_str)
         )),
         _ if usage.oom_kills > 0 => {
-            Some(format!("processes of the container killed for want of memory: {}{memory}", usage.oom_kills))
+            let victims = if usage.kills_are_shared { "its caller's cgroup" } else { "the container" };
+            Some(format!("processes of {victims} killed for want of memory: {}{memory}", usage.oom_kills))
         }
         _ => None,
     };
@@ -412,14 +440,12 @@ fn memory_in_words(limit: Option<ByteSize>, peak: Option<ByteSize>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nix::unistd::Pid;
-
     use super::*;
 
     const LIMIT: Option<ByteSize> = Some(ByteSize(64 << 20));
 
     fn end(status: WaitStatus, oom_kills: u64, client_lost: bool) -> Exit {
-        let usage = Usage { memory_peak: Some(64 << 20), oom_kills, cpu: None };
+        let usage = Usage { memory_peak: Some(64 << 20), oom_kills, ..Usage::default() };
         let stopped = client_lost.then_some(ExitReason::ClientLost);
         exit_of(status, usage, &Outcome { stopped, killed: false, log_error: None }, LIMIT)
     }

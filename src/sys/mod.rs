@@ -19,7 +19,8 @@ pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
 pub use process::{
-    exit_now, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal, write_raw,
+    exit_now, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process,
+    write_raw,
 };
 pub use space::{free_bytes, network_file_system};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

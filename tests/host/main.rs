@@ -5,6 +5,7 @@
 
 mod base;
 mod buckets;
+mod cgroups;
 mod check;
 mod crash;
 mod early;

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
-use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+use dockless::store::{
+    CgroupMode, Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunCgroup, RunGpu, RunRecord, RunState,
+};
 use serde_json::{Value, json};
 
 use crate::support::env::{TestEnv, finish_with, have_root};
@@ -66,6 +68,8 @@ fn full() -> RunRecord {
         started: text(),
         finished: text(),
         pid: Some(1),
+        pid_start: Some(1),
+        cgroup: Some(RunCgroup { mode: CgroupMode::Own, paths: vec![String::new()] }),
         remove: false,
         keep: false,
         exit: Some(Exit {
@@ -94,6 +98,7 @@ fn the_keys_of_a_run_are_documented() {
     let value = serde_json::to_value(full()).unwrap();
     let (all, optional) = documented("## A run");
     assert_eq!(keys(&value), all);
+    assert_eq!(keys(&value["cgroup"]), documented("### `cgroup`").0);
     assert_eq!(keys(&value["limits"]), documented("### `limits`").0);
     let (all_of_exit, optional_of_exit) = documented("### `exit`");
     assert_eq!(keys(&value["exit"]), all_of_exit);
