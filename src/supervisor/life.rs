@@ -360,10 +360,16 @@ fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
 
 /// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
 fn without_devices(root: &Path) -> nix::Result<()> {
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(root), root, None::<&str>, flags, None::<&str>)?;
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
-    mount(None::<&str>, root, None::<&str>, flags, None::<&str>)
+    let forbid = || mount(None::<&str>, root, None::<&str>, flags, None::<&str>);
+    match forbid() {
+        // A copy is a directory like any other and becomes a mount first; an overlay is one, and stays the only one there.
+        Err(nix::Error::EINVAL) => {
+            mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            forbid()
+        }
+        other => other,
+    }
 }
 
 /// A system call that failed, as the reason why nothing was started.

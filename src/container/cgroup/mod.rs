@@ -31,6 +31,8 @@ use crate::sys;
 const PARENT: &str = "dockless";
 /// Marks other parents that we made; the kernel takes `trusted.` attributes for cgroups of both versions.
 const MADE_BY_US: &str = "trusted.dockless";
+/// Controllers of version 2 that a limit may need.
+const HANDED_ON: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 /// A process that was killed needs a moment to leave its cgroup.
 const EMPTY_ATTEMPTS: u32 = 200;
 /// How often the lock of the parent is asked for when that looks empty.
@@ -233,9 +235,23 @@ impl Cgroup {
         }
     }
 
-    /// To be held while the runtime makes the cgroup. Makes the parents that are missing, marked as ours.
+    /// To be held while the runtime makes the cgroup. Makes the parents that are missing, marked as ours; on version 2 the cgroup
+    /// itself too: the runtime would hand on controllers in whatever cgroup has processes, and that takes the kernel for a
+    /// threaded one from then on, in which nothing can be started.
     pub fn guard_parent(&self) -> Result<ParentGuard, CgroupError> {
         let guard = ParentGuard(self.lock(FlockArg::LockShared));
+        self.make_parents()?;
+        for place in self.places.iter().filter(|place| place.hierarchy.version == Version::V2) {
+            place.hand_controllers_on(self.mode);
+            match fs::create_dir(&place.dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(|source| CgroupError::Make { path: place.dir.clone(), source })?,
+            }
+        }
+        Ok(guard)
+    }
+
+    fn make_parents(&self) -> Result<(), CgroupError> {
         for Place { hierarchy, dir } in &self.places {
             let Some(parent) = dir.parent() else { continue };
             let missing: Vec<&Path> =
@@ -249,7 +265,7 @@ impl Cgroup {
                 }
             }
         }
-        Ok(guard)
+        Ok(())
     }
 
     /// Kills every process in it and waits until they are gone.
@@ -318,6 +334,29 @@ impl Cgroup {
 }
 
 impl Place {
+    /// Lets the controllers that there are reach the cgroup, as far as the kernel permits; limits that need one that does not
+    /// were refused before ([`Cgroup::check_limits`]). Below the caller's cgroup for `nested`, else all the way down.
+    fn hand_controllers_on(&self, mode: CgroupMode) {
+        let top = self.top(mode);
+        let above: Vec<&Path> = self.dir.ancestors().skip(1).take_while(|dir| dir.starts_with(top)).collect();
+        for dir in above.into_iter().rev() {
+            if !is_root(dir) && has_processes(dir) {
+                break;
+            }
+            let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+            for controller in controllers.split_whitespace().filter(|name| HANDED_ON.contains(name)) {
+                // One that cannot be handed on stays out; it is missed when somebody asks for its limit.
+                drop(fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")));
+            }
+        }
+    }
+
+    /// The highest cgroup that is looked at and changed on the way to this one.
+    fn top(&self, mode: CgroupMode) -> &Path {
+        let callers = self.dir.ancestors().nth(2).filter(|_| mode == CgroupMode::Nested);
+        callers.unwrap_or(&self.hierarchy.mount)
+    }
+
     /// The cgroups above it that are ours, the nearest first.
     fn parents(&self) -> impl Iterator<Item = &Path> {
         let is_ours = |dir: &&Path| {
@@ -325,6 +364,20 @@ impl Place {
         };
         let above = self.dir.ancestors().skip(1).take_while(|dir| *dir != self.hierarchy.mount);
         above.take_while(is_ours).filter(|dir| dir.is_dir())
+    }
+}
+
+/// The root of the hierarchy of version 2 has no type, and may hold processes beside handing controllers on.
+fn is_root(dir: &Path) -> bool {
+    !dir.join("cgroup.type").exists()
+}
+
+/// A process that cannot be seen from here shows as `0`.
+fn has_processes(dir: &Path) -> bool {
+    match fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(processes) => !processes.trim().is_empty(),
+        // In a threaded cgroup it cannot be read, and there are some.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

@@ -4,7 +4,6 @@
 //! children only while no process is in it. Nobody's processes are moved to make that so.
 
 use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,7 +11,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::hierarchy::{Hierarchy, Version, hierarchies, used, version};
-use super::{Cgroup, CgroupError, PARENT, Place};
+use super::{Cgroup, CgroupError, PARENT, Place, has_processes, is_root};
 use crate::store::{CgroupMode, RunCgroup};
 
 /// Longest path that is taken for a parent.
@@ -177,8 +176,7 @@ impl Cgroup {
 
     /// Whether a controller reaches the directory: from the first that shows what there is down to its parent.
     fn check_v2(&self, place: &Place, asked: &Asked) -> Result<(), CgroupError> {
-        let mount = &place.hierarchy.mount;
-        let top = if self.mode == CgroupMode::Nested { place.dir.ancestors().nth(2).unwrap_or(mount) } else { mount };
+        let top = place.top(self.mode);
         let mut chain: Vec<&Path> = place.dir.ancestors().skip(1).take_while(|dir| dir.starts_with(top)).collect();
         chain.reverse();
         let has = |dir: &Path, file: &str| {
@@ -189,9 +187,7 @@ impl Cgroup {
             return Err(CgroupError::NotHandedOn { limit: asked.limit, controller: asked.v2, path: top.to_owned() });
         }
         for dir in chain.into_iter().filter(|dir| dir.is_dir()) {
-            // The root of the hierarchy has no type, and may hold processes beside handing controllers on.
-            let is_root = !dir.join("cgroup.type").exists();
-            if !is_root && !has(dir, "cgroup.subtree_control") && has_processes(dir) {
+            if !is_root(dir) && !has(dir, "cgroup.subtree_control") && has_processes(dir) {
                 return Err(CgroupError::Occupied { limit: asked.limit, path: dir.to_owned() });
             }
         }
@@ -207,15 +203,6 @@ impl Cgroup {
 fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
     Ok(hierarchies(&mounts))
-}
-
-/// A process that cannot be seen from here shows as `0`.
-fn has_processes(dir: &Path) -> bool {
-    match fs::read_to_string(dir.join("cgroup.procs")) {
-        Ok(processes) => !processes.trim().is_empty(),
-        // In a threaded cgroup it cannot be read, and there are some.
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
 }
 
 /// A limit that was asked for, and the controllers that keep it.
