@@ -193,8 +193,7 @@ fn fill(
         hostname: Some(etc.join("hostname")),
         volumes: dir.path().join("volumes"),
     };
-    let staging = dir.gpu();
-    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
+    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
     let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     cgroup.adapt(&mut built.spec);
     write_etc(&etc, &built.hostname, options.network)?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::base::{app, app_with};
 use crate::support::env::{Output, Running, TestEnv, cgroup_mounts, finish, program, skip, wait_until};
-use crate::support::image::Entry;
+use crate::support::image::{Entry, ImageBuilder};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -325,13 +325,24 @@ fn an_inheriting_run_stays_in_its_callers_cgroup() {
 
 #[test]
 fn an_image_brings_no_devices_into_a_run_without_a_cgroup() {
-    let Some(env) = app_with(|image| image.entry(Entry::char_device("node", 1, 5))) else { return };
+    let with_nodes = |image: ImageBuilder| {
+        image
+            .dir("vol")
+            .entry(Entry::char_device("node", 1, 5))
+            .entry(Entry::char_device("vol/node", 1, 5))
+            .volume("/vol")
+    };
+    let Some(env) = app_with(with_nodes) else { return };
     for mode in ["inherit", "none"] {
         for rootfs in ["overlay", "copy"] {
             let flags = ["--cgroups", mode, "--rootfs", rootfs];
             let output = env.script(&flags, "head -c 1 /node >/tmp/x && echo opened; head -c 1 /dev/zero | wc -c");
             assert_eq!(output.stdout, "1\n", "{mode} {rootfs}: {}", output.stderr);
         }
+        // The image's volume lies on this machine.
+        let output =
+            env.script(&["--cgroups", mode, "--read-only"], "head -c 1 /vol/node | wc -c; ls /vol; echo >/vol/x");
+        assert_eq!(output.stdout, "0\nnode\n", "{mode}: {}", output.stderr);
     }
     env.assert_clean();
 }

@@ -52,6 +52,7 @@ impl FromStr for CgroupParent {
 /// Which place is taken when none is asked for, and why; nothing said about the ordinary one.
 ///
 /// `scheduler` is the variable that a batch system has set, if one has.
+#[must_use]
 pub fn default_cgroup_mode(scheduler: Option<&str>) -> (CgroupMode, Option<String>) {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     if let Some(variable) = scheduler {

@@ -54,6 +54,7 @@ impl Cgroup {
             process.set_capabilities(Some(capabilities));
         }
         if let Some(mounts) = spec.mounts_mut() {
+            mounts.iter_mut().for_each(without_nodes);
             let place = mounts.iter().position(|mount| mount.typ().as_deref() == Some("cgroup"));
             if let Some(place) = place {
                 mounts.splice(place..=place, self.mounts_of_callers());
@@ -164,6 +165,18 @@ fn put(trees: Vec<(String, OwnedFd)>) -> Result<(), CgroupError> {
 fn clone_tree(dir: &Path) -> Result<OwnedFd, CgroupError> {
     open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .map_err(|errno| failed("open the caller's cgroup")(errno.into()))
+}
+
+/// Keeps device nodes in bound directories from being opened: those of an image's volume, or what an earlier run has left in
+/// a cache. A node that is bound by itself is meant.
+fn without_nodes(mount: &mut Mount) {
+    let options = mount.options().clone().unwrap_or_default();
+    let is_bind = options.iter().any(|option| option == "bind" || option == "rbind");
+    // The directory of a volume is made later.
+    let may_hold_nodes = mount.source().as_deref().is_some_and(|source| source.is_dir() || !source.exists());
+    if is_bind && may_hold_nodes {
+        mount.set_options(Some([options, vec!["nodev".to_owned()]].concat()));
+    }
 }
 
 fn without_mknod(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
