@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::base::{app, app_with};
-use crate::support::env::{Output, Running, TestEnv, cgroup_mounts, finish, program, skip, wait_until};
+use crate::support::env::{Output, Running, TestEnv, cgroup_mounts, find_program, finish, program, skip, wait_until};
 use crate::support::image::{Entry, ImageBuilder};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -527,6 +527,60 @@ fn where_cgroups_are_read_only_runs_inherit() {
     let refused = within(&["run", "--rm", "--cgroups", "own", "app", "true"]);
     refused.refused(125, &["mounted read-only", "hint: `--cgroups inherit`"]);
     within(&["run", "--rm", "-m", "64m", "app", "true"]).refused(125, &["--cgroups inherit", "memory"]);
+    env.assert_clean();
+}
+
+/// As in a container that may write its cgroups: all that is seen of the hierarchies is what is below its own.
+#[test]
+fn inside_a_container_cgroups_are_made_below_its_own() {
+    let Some(env) = app() else { return };
+    let job = Job::new("dlinside");
+    // By its path, because busybox's shell takes its own, which knows no namespace for cgroups.
+    let Some(unshare) = find_program("unshare").map(|path| path.display().to_string()) else { return };
+    let within = |words: &[&str]| {
+        let run = env.command(words);
+        let hierarchies = "cpu cpuacct cpuset memory devices freezer blkio pids";
+        let mounts = if is_v2() {
+            "umount -l /sys/fs/cgroup; mount -t cgroup2 c /sys/fs/cgroup".to_owned()
+        } else {
+            format!(
+                "awk '$3 ~ /^cgroup/ {{ print $2 }}' /proc/mounts | while read -r dir; do umount -l \"$dir\"; done
+                 mount -t tmpfs c /sys/fs/cgroup
+                 for name in {hierarchies}; do mkdir /sys/fs/cgroup/$name; mount -t cgroup -o $name c /sys/fs/cgroup/$name; done"
+            )
+        };
+        let enter: Vec<String> =
+            job.dirs.iter().map(|dir| format!("echo $$ >'{}/cgroup.procs'", dir.display())).collect();
+        let script = format!("{}; exec {unshare} -C -m sh -c \"$0\" sh \"$@\"", enter.join("; "));
+        let mut command = program("sh", ["-c", &script, &format!("{mounts}; exec \"$@\"")]);
+        command.arg(run.get_program()).args(run.get_args()).current_dir(env.work());
+        command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    };
+    for mode in ["own", "nested", "inherit"] {
+        let name = env.name();
+        let words = ["run", "--name", &name, "--cgroups", mode, "app", "sh", "-c", "echo up; exec sleep 600"];
+        let running = Running::start(&mut within(&words));
+        running.wait_for("up");
+        let record = env.record(&name);
+        let cgroups = read(Path::new(&format!("/proc/{}/cgroup", record["pid"])));
+        let of_job = format!("/{}", job.dirs[0].file_name().unwrap().to_str().unwrap());
+        let line = cgroups.lines().find_map(|line| {
+            line.strip_prefix("0::").filter(|_| is_v2()).or(line.split_once(":memory:").map(|it| it.1))
+        });
+        let below =
+            if mode == "inherit" { String::new() } else { format!("/dockless/{}", record["id"].as_str().unwrap()) };
+        assert_eq!(line, Some(format!("{of_job}{below}").as_str()), "{mode}: {cgroups}");
+        env.run(["stop", "--grace", "0s", &name]).code(0);
+        drop(running);
+        assert!(wait_until(|| job.children().is_empty()), "{mode}: {:?}", job.children());
+    }
+    let limited = finish(&mut within(&["run", "--rm", "-m", "64m", "app", "true"]));
+    if is_v2() {
+        limited.refused(125, &["cannot limit memory", "there are processes in cgroup `/sys/fs/cgroup`"]);
+    } else {
+        limited.code(0);
+    }
     env.assert_clean();
 }
 
