@@ -46,7 +46,7 @@ use self::ports::Port;
 use self::prepare::Admitted;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
-pub use crate::container::LimitChange;
+pub use crate::container::{CgroupError, CgroupParent, CgroupWish, LimitChange};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
 use crate::registry::{self, Login};
@@ -135,6 +135,8 @@ pub struct RunRequest {
     pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     pub tag: Option<TagName>,
+    /// Where its cgroup is.
+    pub cgroups: CgroupWish,
     /// How its supervisor goes about it.
     pub conduct: Conduct,
     /// Where programs are told what happens: a file, pipe or socket that takes lines.

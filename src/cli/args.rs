@@ -1,5 +1,6 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
+mod cgroups;
 mod check;
 mod control;
 mod doctor;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::cgroups::CgroupArgs;
 pub(super) use self::check::CheckArgs;
 pub(super) use self::control::{
     ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
@@ -253,6 +255,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
     #[command(flatten)]
+    pub(super) cgroups: CgroupArgs,
+    #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.
     #[arg(long, value_name = "HOW", default_value = "auto")]
@@ -447,6 +451,8 @@ pub(super) struct WorkflowRunArgs {
     pub(super) driver: DriverArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) cgroups: CgroupArgs,
     #[command(flatten)]
     pub(super) store: ArtifactStoreArgs,
     /// Run even if this machine has less than the workflow asks for.

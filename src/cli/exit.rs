@@ -12,9 +12,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
-use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
+use crate::engine::{CgroupError, EngineError};
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
 use crate::image::{PlatformError, ReferenceError, SourceError};
 use crate::spec::SpecError;
@@ -50,6 +50,8 @@ pub(super) enum CliError {
     /// Arguments that parse but make no sense.
     #[error("{0}")]
     Usage(String),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Reference(#[from] ReferenceError),
     #[error(transparent)]
@@ -117,6 +119,7 @@ impl CliError {
     pub(super) const fn code(&self) -> u8 {
         match self {
             Self::Usage(_)
+            | Self::Cgroup(_)
             | Self::Reference(_)
             | Self::Source(_)
             | Self::Transport(_)

@@ -4,6 +4,7 @@ mod args;
 mod artifacts;
 mod ask;
 mod attend;
+mod cgroups;
 mod check;
 mod context;
 mod control;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::attend::start;
+use super::cgroups::cgroups;
 use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
@@ -30,6 +31,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
+    let cgroups = cgroups(&args.cgroups, printer)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
@@ -55,6 +57,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         labels,
         conduct,
         events: events(&args.life)?,
+        cgroups,
         created: now(),
         nonce: nonce(),
     };

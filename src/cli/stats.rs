@@ -97,7 +97,7 @@ fn look(engine: &Engine, runs: &[RunDir]) -> Result<Looks, CliError> {
     };
     let mut looks = Looks::new();
     for record in records.into_iter().filter(|record| matches!(record.state, RunState::Running | RunState::Paused)) {
-        let sample = Cgroup::of(&record.id).map_err(EngineError::from)?.sample(record.pid.unwrap_or(0));
+        let sample = Cgroup::of_run(&record).map_err(EngineError::from)?.sample(record.pid.unwrap_or(0));
         if let Some(sample) = sample {
             looks.insert(record.id, (record.name.to_string(), Instant::now(), sample));
         }

@@ -26,7 +26,7 @@ struct Line {
 pub(super) fn top(context: &Context, args: &TopArgs) -> Result<u8, CliError> {
     let engine = context.engine(None, context.printer(TalkArgs::default()))?;
     let record = engine.store().find_run(&args.run)?.record()?;
-    let processes = Cgroup::of(&record.id).map_err(EngineError::from)?.processes();
+    let processes = Cgroup::of_run(&record).map_err(EngineError::from)?.processes();
     if processes.is_empty() {
         let how = format!("it has no processes (`{}`)", record.state);
         return Err(EngineError::from(ControlError::NotRunning { run: record.name, how }).into());

@@ -15,7 +15,9 @@ mod update;
 mod youki;
 
 pub use capacity::{HostResources, host_resources};
-pub use cgroup::{Cgroup, CgroupError, Usage};
+pub use cgroup::{
+    Cgroup, CgroupError, CgroupParent, CgroupWish, Usage, default_cgroup_mode, kill_container, kill_init, start_time_of,
+};
 pub use device_filter::{DeviceFilterError, restrict_devices};
 pub use exec::{Reporter, StartFailure};
 pub use freezer::FreezeError;

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 
 use super::cgroup::Cgroup;
@@ -66,17 +67,8 @@ impl Cgroup {
         let dir = Dir::open(Path::new(&format!("/proc/{pid}"))).ok()?;
         let process = ProcDir { dir, pid };
         let cgroups = process.text("cgroup")?;
-        is_in(&cgroups, &self.path()).then_some(process)
+        self.has(Pid::from_raw(pid), &cgroups).then_some(process)
     }
-}
-
-/// Whether one of the lines `hierarchy:controllers:path` is below `cgroup`.
-fn is_in(lines: &str, cgroup: &str) -> bool {
-    let paths = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    paths.into_iter().any(|path| {
-        let at = path.find(cgroup).map(|start| &path[start + cgroup.len()..]);
-        at.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
 }
 
 impl ProcDir {
@@ -212,15 +204,6 @@ mod tests {
         }
         assert_eq!(command(b"sh\0-c\0a b\0\0", "sh"), "sh -c a b");
         assert_eq!(command(b"", "kthread"), "[kthread]");
-    }
-
-    #[test]
-    fn a_cgroup_is_known_by_whole_names() {
-        let lines = "5:memory:/outer/dockless/run-1/inner\n0::/\n";
-        assert!(is_in(lines, "/dockless/run-1"));
-        assert!(is_in("0::/dockless/run-1", "/dockless/run-1"));
-        assert!(!is_in("0::/dockless/run-12", "/dockless/run-1"));
-        assert!(!is_in("0::/\n", "/dockless/run-1"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 
 use super::Settings;
-use crate::container::{Cgroup, host_facts};
+use crate::container::{Cgroup, CgroupWish, host_facts};
 use crate::gpu::{Machine, Roots};
 use crate::image::ByteSize;
 use crate::rootfs;
@@ -86,8 +86,7 @@ impl Symptom {
 pub fn examine(settings: &Settings, gpus: &Roots) -> Vec<Symptom> {
     let mut symptoms = vec![user(), kernel()];
     symptoms.extend(capabilities());
-    symptoms.extend(cgroups());
-    symptoms.extend([seccomp(), user_namespaces(), state(&settings.state)]);
+    symptoms.extend([cgroups(), seccomp(), user_namespaces(), state(&settings.state)]);
     match Store::open(&settings.root) {
         Ok(store) => symptoms.extend([overlay(&store), space(store.root()), images(&store)]),
         Err(error) => symptoms.push(Symptom::error("store", &error, "name another place with `--root DIR`")),
@@ -120,7 +119,7 @@ fn kernel() -> Symptom {
 }
 
 fn capabilities() -> Vec<Symptom> {
-    let facts = match Cgroup::of("").map(|cgroup| host_facts(&cgroup, Dialect::Libcontainer)) {
+    let facts = match Cgroup::mounted().map(|cgroup| host_facts(&cgroup, Dialect::Libcontainer)) {
         Ok(Ok(facts)) => facts,
         Ok(Err(error)) => return vec![Symptom::error("capabilities", &error, "mount /proc")],
         // Told by the cgroups themselves.
@@ -150,10 +149,15 @@ fn capabilities() -> Vec<Symptom> {
     symptoms
 }
 
-fn cgroups() -> Vec<Symptom> {
-    let cgroup = match Cgroup::of("") {
+fn cgroups() -> Symptom {
+    let cgroup = match Cgroup::plan(&CgroupWish::default(), "doctor") {
         Ok(cgroup) => cgroup,
-        Err(error) => return vec![Symptom::error("cgroups", &error, "mount -t cgroup2 none /sys/fs/cgroup")],
+        // Runs go on in their caller's, or without; what cannot be had are limits.
+        Err(error) => {
+            let Symptom { name, found, fix, .. } = Symptom::error("cgroups", &error, "mount them writable");
+            let found = format!("{found}; runs have no limits");
+            return Symptom { name, health: Health::Warning, found, fix };
+        }
     };
     let (mode, there) = match cgroup.spec_version() {
         CgroupVersion::V1 { hierarchies } => {
@@ -163,9 +167,8 @@ fn cgroups() -> Vec<Symptom> {
             (mode, names)
         }
         CgroupVersion::V2 => {
-            let root = cgroup.unified_dir().and_then(|dir| dir.parent().map(Path::to_owned)).unwrap_or_default();
             // Every cgroup but the root has a freezer, whatever its controllers.
-            let names = text(&root.join("cgroup.controllers").to_string_lossy());
+            let names = text("/sys/fs/cgroup/cgroup.controllers");
             ("v2", names.split(' ').map(str::to_owned).chain(["freezer".to_owned()]).collect())
         }
     };
@@ -173,27 +176,12 @@ fn cgroups() -> Vec<Symptom> {
     let missing: Vec<&str> = CONTROLLERS.into_iter().filter(|name| !has(name)).collect();
     let found =
         format!("{mode}, with {}", CONTROLLERS.into_iter().filter(|name| has(name)).collect::<Vec<_>>().join(", "));
-    let mut symptoms = vec![if missing.is_empty() {
+    if missing.is_empty() {
         Symptom::ok("cgroups", found)
     } else {
         let fix = "boot without `cgroup_disable=`, or have whoever started this machine delegate them";
         Symptom::warning("cgroups", format!("{found}; missing: {}", missing.join(", ")), fix)
-    }];
-    symptoms.extend(unwritable(&cgroup));
-    symptoms
-}
-
-/// In somebody else's container the hierarchies are often read-only.
-fn unwritable(cgroup: &Cgroup) -> Option<Symptom> {
-    let root = match cgroup.spec_version() {
-        CgroupVersion::V1 { .. } => Path::new("/sys/fs/cgroup/memory").to_owned(),
-        CgroupVersion::V2 => cgroup.unified_dir()?.parent()?.parent()?.to_owned(),
-    };
-    let flags = rustix::fs::statvfs(&root).ok()?.f_flag;
-    flags.contains(rustix::fs::StatVfsMountFlags::RDONLY).then(|| {
-        let fix = "mount it writable, or keep runs in the caller's cgroup with `--cgroups inherit`";
-        Symptom::failed("cgroups", format!("`{}` is mounted read-only", root.display()), fix)
-    })
+    }
 }
 
 fn seccomp() -> Symptom {

@@ -63,6 +63,13 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
     Ok(request.reservation.dir().write_passing_record(&record)?)
 }
 
+/// Refuses a place for the run's cgroup that cannot be had, and limits that would not be kept there.
+pub(super) fn check_cgroup(request: &RunRequest) -> Result<(), EngineError> {
+    let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
+    let host = host_facts(&cgroup, Dialect::Libcontainer)?;
+    Ok(cgroup.check_limits(&spec::limits(&request.options, &host)?)?)
+}
+
 fn record(
     request: &RunRequest,
     gpus: Vec<RunGpu>,
@@ -72,6 +79,7 @@ fn record(
     let name = request.reservation.name();
     let Origin { workflow, project, resolved } = &request.origin;
     let options = &request.options;
+    let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
     Ok(RunRecord {
         schema: 1,
         name: name.clone(),
@@ -102,6 +110,7 @@ fn record(
         labels: request.labels.clone(),
         tag: request.tag.as_ref().map(ToString::to_string),
         no_log: request.conduct.logging == Logging::Nothing,
+        cgroup: Some(cgroup.record()),
         state: RunState::Submitted,
         rootfs: String::new(),
         boot_id: boot_id()?,
@@ -109,6 +118,7 @@ fn record(
         started: None,
         finished: None,
         pid: None,
+        pid_start: None,
         remove: request.remove,
         keep: request.keep,
         exit: None,
@@ -118,7 +128,7 @@ fn record(
 
 /// Refuses what this machine cannot give before anything is fetched.
 pub(super) fn check(options: &Options) -> Result<(), EngineError> {
-    Ok(options.check(&host_facts(&Cgroup::of("")?, Dialect::Libcontainer)?)?)
+    Ok(options.check(&host_facts(&Cgroup::mounted()?, Dialect::Libcontainer)?)?)
 }
 
 /// Notes a state on the way; one that cannot be written now is overtaken by the next.
@@ -177,17 +187,11 @@ fn fill(
     options.default_hostname = name.as_str().parse().ok();
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
-    let paths = Paths {
-        rootfs: dir.path().join("rootfs"),
-        cgroup: Cgroup::spec_path(&record.id),
-        resolv_conf: Some(etc.join("resolv.conf")),
-        hosts: Some(etc.join("hosts")),
-        hostname: Some(etc.join("hostname")),
-        volumes: dir.path().join("volumes"),
-    };
-    let staging = dir.gpu();
-    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
-    let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id)?;
+    let paths = paths(dir, &etc, &cgroup);
+    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
+    let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    cgroup.adapt(&mut built.spec);
     write_etc(&etc, &built.hostname, options.network)?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
@@ -230,6 +234,18 @@ fn fill(
     let words =
         Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
     Ok((supervised, words))
+}
+
+/// Where things of a run are.
+fn paths(dir: &RunDir, etc: &Path, cgroup: &Cgroup) -> Paths {
+    Paths {
+        rootfs: dir.path().join("rootfs"),
+        cgroup: cgroup.path_in_view(),
+        resolv_conf: Some(etc.join("resolv.conf")),
+        hosts: Some(etc.join("hosts")),
+        hostname: Some(etc.join("hostname")),
+        volumes: dir.path().join("volumes"),
+    }
 }
 
 /// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.
@@ -360,7 +376,7 @@ fn build(
     };
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let host = host_facts(&Cgroup::of("")?, dialect)?;
+    let host = host_facts(&Cgroup::mounted()?, dialect)?;
     let mut options = options.clone();
     if options.security.privileged {
         let given: Vec<PathBuf> = options.edits.devices.iter().map(|device| device.path.clone()).collect();

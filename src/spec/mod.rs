@@ -44,7 +44,7 @@ pub use mounts::ImageVolume;
 pub use network::{Hostname, Network};
 pub use resources::{
     Cpus, IdList, MemoryLimit, MemorySwap, ResourceOptions, Throttle, ThrottleKind, blkio_weight, cpu_period,
-    cpu_quota, cpu_shares, memory_reservation, memory_swap, memory_swappiness, oom_score_adj, pids,
+    cpu_quota, cpu_shares, limits, memory_reservation, memory_swap, memory_swappiness, oom_score_adj, pids,
 };
 pub use seccomp::{MAX_PROFILE_BYTES, Profile};
 pub use security::{SeccompChoice, SecurityOpt, SecurityOptions};

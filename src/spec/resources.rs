@@ -131,6 +131,11 @@ impl fmt::Display for MemoryLimit {
     }
 }
 
+/// The limits that options ask for, as the runtime is told them; with the device rules.
+pub fn limits(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
+    resources(options, host)
+}
+
 pub(super) fn resources(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
     let rules = if options.security.privileged { every_device()? } else { device_rules(&options.edits)? };
     let mut resources = LinuxResourcesBuilder::default().devices(rules).build()?;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::run_cgroup::RunCgroup;
 use super::runs::RunName;
 use crate::image::{ByteSize, Digest, Reference};
 
@@ -324,6 +325,12 @@ pub struct RunRecord {
     /// The container's init on the host, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// When that process started, in clock ticks since the boot (`proc_pid_stat(5)`): tells it from a later one of its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_start: Option<u64>,
+    /// Where its cgroup is; absent in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<RunCgroup>,
     /// The whole run goes at its end.
     pub remove: bool,
     /// The writable layer stays at its end.

@@ -70,7 +70,11 @@ impl Evidence<'_> {
         let after = if self.outcome.killed { "killed".to_owned() } else { format!("the workload ended with {code}") };
         let shm = || shm_hint(code, self.shm_size, self.shm_peak);
         Some(match reason {
-            ExitReason::OomKilled => format!("killed: out of memory{}", self.memory()),
+            ExitReason::OomKilled => {
+                let whose =
+                    if self.usage.kills_are_shared { ", as the counter of its caller's cgroup says" } else { "" };
+                format!("killed: out of memory{}{whose}", self.memory())
+            }
             ExitReason::ClientLost => "stopped: the command that had started the run was killed".to_owned(),
             ExitReason::Stopped => format!("stopped: {after}"),
             ExitReason::Timeout => format!("timeout: its time was over, {after}"),
@@ -91,7 +95,8 @@ impl Evidence<'_> {
     /// Init has survived, others have not.
     fn children_killed(&self) -> Option<String> {
         let kills = self.usage.oom_kills;
-        (kills > 0).then(|| format!("processes of the container killed for want of memory: {kills}{}", self.memory()))
+        let whose = if self.usage.kills_are_shared { "its caller's cgroup" } else { "the container" };
+        (kills > 0).then(|| format!("processes of {whose} killed for want of memory: {kills}{}", self.memory()))
     }
 
     fn memory(&self) -> String {
@@ -116,7 +121,7 @@ mod tests {
     const LIMIT: Option<ByteSize> = Some(ByteSize(64 << 20));
 
     fn end(status: WaitStatus, oom_kills: u64, stopped: Option<ExitReason>) -> Exit {
-        let usage = Usage { memory_peak: Some(64 << 20), oom_kills, cpu: None };
+        let usage = Usage { memory_peak: Some(64 << 20), oom_kills, ..Usage::default() };
         let outcome = Outcome { stopped, killed: false, log_error: None };
         let victim = (oom_kills == 1).then(|| Victim { pid: 7, command: "hog".to_owned() });
         let evidence = Evidence {

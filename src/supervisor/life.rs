@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{dup2_stdin, pipe2, setsid};
+use nix::unistd::{Pid, dup2_stdin, pipe2, setsid};
 use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
@@ -33,7 +33,9 @@ use super::pulse::Pulse;
 use super::relay::{Listeners, Relay, Watched};
 use super::victim::last_victim;
 use crate::artifact::Uploader;
-use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, restrict_devices};
+use crate::container::{
+    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, restrict_devices, start_time_of,
+};
 use crate::gpu::lease::Handed;
 use crate::rootfs::{self, Layers, Rootfs};
 use crate::store::{Exit, ExitReason, FailedCommand, Feed, Happening, RunDir, RunState, Store, StoreError};
@@ -148,7 +150,10 @@ impl Life {
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
         self.isolate().map_err(system("set up the supervisor"))?;
-        let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
+        let cgroup_failure = |error| StartFailure::ours(describe(&error));
+        let record = &self.request.record;
+        let mut cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id).map_err(cgroup_failure)?;
+        cgroup.begin();
         let rootfs = self.make_rootfs()?;
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
@@ -160,12 +165,20 @@ impl Life {
             None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
         };
         let container = {
-            let _guard = cgroup.guard_parent();
+            let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
             let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
-            Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
-                .map_err(ContainerError::into_failure)?
+            let (id, state, bundle) = (&self.request.record.id, &self.request.state, self.run.path());
+            let created = cgroup.in_view(|| Container::create(id, state, bundle, streams)).map_err(cgroup_failure)?;
+            created.map_err(ContainerError::into_failure)?
         };
-        self.relay(container, &cgroup, (stdout, stderr), log, eye)
+        cgroup.has_init(container.pid());
+        let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
+        let ended = self.relay(container, &cgroup, (stdout, stderr), log, eye);
+        if ended.is_err() {
+            // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
+            drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
+        }
+        ended
     }
 
     /// Starts what was created and stays with it until it has ended.
@@ -229,7 +242,7 @@ impl Life {
             usage,
             outcome: &outcome,
             victim: if usage.oom_kills > 0 { last_victim(&self.request.record.id) } else { None },
-            memory_limit: self.request.memory_limit,
+            memory_limit: self.request.memory_limit.or_else(|| cgroup.callers_memory_limit()),
             shm_size: self.request.record.limits.shm_size,
             shm_peak: pulse.shm_peak(),
         };
@@ -296,6 +309,9 @@ impl Life {
         DirBuilder::new().mode(0o700).create(&target).map_err(system("make the root file system's directory"))?;
         let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
             .map_err(failure)?;
+        if request.record.cgroup.as_ref().is_some_and(|cgroup| !cgroup.mode.makes_one()) {
+            without_devices(&rootfs.path).map_err(system("keep the image's device nodes from being opened"))?;
+        }
         rootfs::preflight(&rootfs.path).map_err(failure)?;
         rootfs::replace_etc_links(&rootfs.path).map_err(failure)?;
         let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
@@ -314,6 +330,7 @@ impl Life {
         record.state = RunState::Running;
         record.started = Some(now());
         record.pid = Some(pid);
+        record.pid_start = start_time_of(Pid::from_raw(pid));
         if let Some(path) = self.request.conduct.pid_file.clone() {
             let written = write_atomic(&path, format!("{pid}\n").as_bytes());
             self.warn_if(written.map_err(|error| format!("cannot write `{}`: {error}", path.display())));
@@ -329,7 +346,7 @@ impl Life {
         let record = &mut self.request.record;
         record.state = if self.request.artifacts.is_empty() { RunState::after(exit) } else { RunState::Saving };
         record.finished.clone_from(&exit.finished);
-        record.pid = None;
+        (record.pid, record.pid_start) = (None, None);
         record.exit = Some(exit.clone());
         if !record.remove {
             record.spec = read_spec(&self.run.config(), &self.request.conduct.secrets);
@@ -375,6 +392,20 @@ fn read_step(path: &Path) -> Option<usize> {
 fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
     let text = std::fs::read_to_string(path).ok()?;
     serde_json::from_str(&secrets.mask(&text)).ok()
+}
+
+/// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
+fn without_devices(root: &Path) -> nix::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
+    let forbid = || mount(None::<&str>, root, None::<&str>, flags, None::<&str>);
+    match forbid() {
+        // A copy is a directory like any other and becomes a mount first; an overlay is one, and stays the only one there.
+        Err(nix::Error::EINVAL) => {
+            mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            forbid()
+        }
+        other => other,
+    }
 }
 
 /// A system call that failed, as the reason why nothing was started.

@@ -11,11 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::ARGV0;
-use super::clean::clean_up;
+use super::clean::{clean_up, kill_rest};
 use super::life::now;
 use super::rename::{RenameError, resume};
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
-use crate::container::{Cgroup, HostError, boot_id};
+use crate::container::{HostError, boot_id};
 use crate::gpu::lease::forget;
 use crate::store::{
     Exit, ExitReason, Feed, Happening, Journal, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp,
@@ -82,20 +82,22 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
     resume(store, run)?;
     let mut record = run.record()?;
     let mut told = Vec::new();
+    let boot = boot_id().map_err(SweepError::Boot)?;
+    if record.boot_id != boot {
+        // A process of that number is another one.
+        (record.pid, record.pid_start) = (None, None);
+    }
+    // Nobody may write to its artifacts any more.
+    kill_rest(&record);
     if run.has_unsaved_artifacts() {
-        // Nobody may write to them any more.
-        if let Ok(cgroup) = Cgroup::of(&record.id) {
-            cgroup.kill_all();
-        }
         told.extend(save_artifacts(store, run, &record));
     }
     if !record.state.is_final() {
-        let boot = boot_id().map_err(SweepError::Boot)?;
         let exit = record.exit.clone().unwrap_or_else(|| lost(&record, record.boot_id != boot));
         record.state = RunState::after(&exit);
         tell(state_root, &record, &exit);
         record.exit = Some(exit);
-        record.pid = None;
+        (record.pid, record.pid_start) = (None, None);
     }
     // Artifacts that were not saved stay, and so does the run.
     record.remove &= !run.has_unsaved_artifacts();

@@ -20,7 +20,7 @@ pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
 pub use process::{
     exit_now, inherited, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal,
-    write_raw,
+    signal_process, write_raw,
 };
 pub use space::{free_bytes, is_tmpfs, network_file_system};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

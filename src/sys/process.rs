@@ -81,6 +81,16 @@ pub fn pidfd(pid: nix::unistd::Pid) -> io::Result<std::os::fd::OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }
 
+/// Sends a signal by its number to the process of a descriptor from [`pidfd`]: never to a later one with its pid.
+pub fn signal_process(process: std::os::fd::BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: pidfd_send_signal(2) takes a null pointer for "as kill(2) does" and touches no memory of ours then; a bad number
+    // is answered with an error.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), number, nothing, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends a signal by its number, real-time signals included.
 pub fn send_signal(pid: nix::unistd::Pid, number: i32) -> io::Result<()> {
     // SAFETY: kill(2) touches no memory; a bad number or pid is answered with an error.

@@ -5,6 +5,7 @@
 
 mod base;
 mod buckets;
+mod cgroups;
 mod check;
 mod control;
 mod control_rename;

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
 use dockless::store::{
-    Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, RunGpu, RunRecord, RunState, Victim,
+    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, RunCgroup, RunGpu, RunRecord,
+    RunState, Victim,
 };
 use serde_json::{Value, json};
 
@@ -70,6 +71,8 @@ fn full() -> RunRecord {
         started: text(),
         finished: text(),
         pid: Some(1),
+        pid_start: Some(1),
+        cgroup: Some(RunCgroup { mode: CgroupMode::Own, paths: vec![String::new()] }),
         remove: false,
         keep: false,
         exit: Some(Exit {
@@ -102,6 +105,7 @@ fn the_keys_of_a_run_are_documented() {
     let value = serde_json::to_value(full()).unwrap();
     let (all, optional) = documented("## A run");
     assert_eq!(keys(&value), all);
+    assert_eq!(keys(&value["cgroup"]), documented("### `cgroup`").0);
     assert_eq!(keys(&value["limits"]), documented("### `limits`").0);
     let (all_of_exit, optional_of_exit) = documented("### `exit`");
     assert_eq!(keys(&value["exit"]), all_of_exit);
