@@ -1,6 +1,7 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod cp;
 mod events;
 mod gpu;
 mod kept;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::cp::CpArgs;
 pub(super) use self::events::EventsArgs;
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
@@ -70,6 +72,8 @@ pub(super) enum Command {
     Bundle(Box<BundleArgs>),
     /// List runs.
     Ps(PsArgs),
+    /// Copy files out of a run or into it.
+    Cp(CpArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
     /// Show what happens to runs, as it happens.

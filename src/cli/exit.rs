@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
 use crate::engine::EngineError;
+use crate::engine::copy::CopyError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
@@ -53,6 +54,8 @@ pub(super) enum CliError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Transport(Box<TransportError>),
+    #[error(transparent)]
+    Copy(Box<CopyError>),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error(transparent)]
@@ -117,6 +120,7 @@ impl CliError {
             | Self::Reference(_)
             | Self::Source(_)
             | Self::Transport(_)
+            | Self::Copy(_)
             | Self::Platform(_)
             | Self::RunName(_)
             | Self::Spec(_)

@@ -6,6 +6,7 @@ mod ask;
 mod attend;
 mod check;
 mod context;
+mod cp;
 mod devices;
 mod duration;
 mod events;
@@ -90,6 +91,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Events(args) => events::show(&context, &args),
+        Command::Cp(args) => cp::copy(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),

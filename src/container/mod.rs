@@ -8,6 +8,7 @@ mod cgroup;
 mod device_filter;
 mod exec;
 mod host;
+mod live_root;
 mod youki;
 
 pub use capacity::{HostResources, host_resources};
@@ -15,4 +16,5 @@ pub use cgroup::{Cgroup, CgroupError, Usage};
 pub use device_filter::{DeviceFilterError, restrict_devices};
 pub use exec::{Reporter, StartFailure};
 pub use host::{HostError, boot_id, cpu_count, host_facts};
+pub use live_root::{LiveInit, LiveRootError, live_root};
 pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

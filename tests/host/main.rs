@@ -6,6 +6,7 @@
 mod base;
 mod buckets;
 mod check;
+mod cp;
 mod crash;
 mod early;
 mod ends;
