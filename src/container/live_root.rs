@@ -77,7 +77,7 @@ impl LiveInit {
         if again.state != RunState::Running || again.pid != Some(pid) {
             return Err(not_running(again.state));
         }
-        let supervisor = run.creator().ok_or_else(not_init)?;
+        let supervisor = run.supervisor().ok_or_else(not_init)?;
         let init = Self { run: name.clone(), pid, handle };
         let is_init = init.parent() == Some(supervisor) && init.has_own_mounts(supervisor);
         if is_init && init.is_alive() { Ok(init) } else { Err(not_init()) }

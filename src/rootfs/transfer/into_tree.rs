@@ -158,15 +158,15 @@ impl TreeSink {
             return write(item, content, &file);
         }
         let temporary = self.temporary();
-        let (file, guard) = match dir.create_unnamed(0o600) {
+        let (file, guard) = match dir.create_unnamed(0) {
             Ok(file) => (file, None),
             // Overlays have them since Linux 6.6 only, network file systems hardly ever.
-            Err(_) => (dir.create_file(&temporary, 0o600).map_err(&failed)?, Some(Named { dir, name: &temporary })),
+            Err(_) => (dir.create_file(&temporary, 0).map_err(&failed)?, Some(Named { dir, name: &temporary })),
         };
         write(item, content, &file)?;
         let (attributes, xattrs) = self.attributes(item);
         let finished = set_file_owner(&file, attributes.uid, attributes.gid)
-            // All bits count as taken by the umask: the file was made with others than it is to have.
+            // All bits count as taken by the umask: the file was made without any, and nobody looks in before it has its own.
             .and_then(|()| finish_file(&file, &attributes, &xattrs, 0o777));
         finished.map_err(&failed)?;
         if guard.is_some() {
@@ -200,7 +200,7 @@ impl TreeSink {
         let made = match (&first, item.kind) {
             (Some((from, first)), _) => dir.link(&temporary, from, first),
             (None, FileKind::Symlink) => dir.make_symlink(&temporary, OsStr::from_bytes(item.link)),
-            (None, kind) => dir.make_node(&temporary, kind, 0o600),
+            (None, kind) => dir.make_node(&temporary, kind, 0),
         };
         made.map_err(&failed)?;
         if first.is_none() {
