@@ -12,7 +12,8 @@ use tar::{EntryType, Header};
 use super::{Content, Item, Sink, TransferError, write_error};
 use crate::sys::beneath::{FileKind, data_pieces};
 
-const BLOCK: u64 = 512;
+const BLOCK_BYTES: usize = 512;
+const BLOCK: u64 = BLOCK_BYTES as u64;
 const BUFFER_BYTES: usize = 256 << 10;
 /// Files with more pieces than that are written with their holes filled.
 const MAX_PIECES: usize = 100_000;
@@ -88,7 +89,7 @@ impl<W: Write> TarSink<W> {
 
     fn pad(&mut self, length: u64) -> io::Result<()> {
         let padding = usize::try_from((BLOCK - length % BLOCK) % BLOCK).unwrap_or(0);
-        self.writer.write_all(&[0; BLOCK as usize][..padding])
+        self.writer.write_all(&[0; BLOCK_BYTES][..padding])
     }
 }
 
@@ -99,7 +100,7 @@ impl<W: Write> Sink for TarSink<W> {
     }
 
     fn finish(&mut self) -> Result<(), TransferError> {
-        let written = self.writer.write_all(&[0; 2 * BLOCK as usize]).and_then(|()| self.writer.flush());
+        let written = self.writer.write_all(&[0; 2 * BLOCK_BYTES]).and_then(|()| self.writer.flush());
         written.map_err(|source| TransferError::Write { path: "-".to_owned(), source })
     }
 }
@@ -223,7 +224,7 @@ fn sparse_map(pieces: &[(u64, u64)], size: u64) -> Vec<u8> {
     for (offset, length) in pieces {
         map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());
     }
-    map.resize(map.len().next_multiple_of(BLOCK as usize), 0);
+    map.resize(map.len().next_multiple_of(BLOCK_BYTES), 0);
     map
 }
 

@@ -234,19 +234,20 @@ impl Walk<'_, '_> {
             self.transfer.skipped += 1;
             return Ok(());
         }
-        if metadata.links > 1 && metadata.kind == FileKind::Regular {
-            if let Some(first) = self.links.get(&metadata.identity) {
-                let item = Item {
-                    path,
-                    kind: metadata.kind,
-                    same_as: Some(first),
-                    link: &[],
-                    attributes: Attributes::from(metadata),
-                    xattrs: &Xattrs::new(),
-                    size: 0,
-                };
-                return self.transfer.hand(self.sink, &item, Content::None);
-            }
+        if metadata.links > 1
+            && metadata.kind == FileKind::Regular
+            && let Some(first) = self.links.get(&metadata.identity)
+        {
+            let item = Item {
+                path,
+                kind: metadata.kind,
+                same_as: Some(first),
+                link: &[],
+                attributes: Attributes::from(metadata),
+                xattrs: &Xattrs::new(),
+                size: 0,
+            };
+            return self.transfer.hand(self.sink, &item, Content::None);
         }
         let xattrs = read_xattrs(dir, name).map_err(read_error(path))?;
         match metadata.kind {
