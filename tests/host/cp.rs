@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::base::app;
-use crate::support::env::{Output, Running, TestEnv, finish, tool};
+use crate::support::env::{Output, Running, TestEnv, finish, tool, wait_until};
 
 /// A run that goes on after its script has got ready.
 fn started(env: &TestEnv, flags: &[&str], script: &str) -> Running {
@@ -315,4 +317,34 @@ fn many_files_and_an_ended_run() {
     assert_eq!(fs::read_dir(env.work().join("mlf")).unwrap().count(), 10_000);
     cp(&env, &["passwd", "box:/etc/passwd"]).refused(125, &["has ended, expected one that is running"]);
     env.assert_clean();
+}
+
+#[test]
+fn a_paused_run_and_an_interrupted_copy() {
+    let Some(env) = app() else { return };
+    let run = started(&env, &[], TREE);
+    let freezers: Vec<_> = env
+        .cgroups()
+        .into_iter()
+        .flat_map(|dir| [(dir.join("freezer.state"), ["FROZEN", "THAWED"]), (dir.join("cgroup.freeze"), ["1", "0"])])
+        .filter(|(file, _)| file.exists())
+        .collect();
+    assert!(!freezers.is_empty(), "no freezer");
+    freezers.iter().for_each(|(file, words)| fs::write(file, words[0]).unwrap());
+    let out = cp(&env, &["box:/t/f", "f"]);
+    let back = cp(&env, &["f", "box:/t/back"]);
+    freezers.iter().for_each(|(file, words)| fs::write(file, words[1]).unwrap());
+    assert_eq!((out.code, back.code), (0, 0), "{}{}", out.stderr, back.stderr);
+    assert_eq!(read(&env, "f"), "one\n");
+    // One that waits for its input ends when it is told to.
+    let mut stalled = Running::start(env.command(["cp", "-", "box:/t"]).stdin(Stdio::piped()));
+    let input = stalled.stdin();
+    let pid = stalled.pid();
+    let blocks =
+        || fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("Threads:\t2"));
+    assert!(wait_until(blocks), "it does not listen to signals");
+    stalled.signal(Signal::SIGTERM);
+    stalled.finish().code(143);
+    drop(input);
+    stop(&env, run);
 }
