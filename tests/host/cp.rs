@@ -330,10 +330,14 @@ fn a_paused_run_and_an_interrupted_copy() {
         .filter(|(file, _)| file.exists())
         .collect();
     assert!(!freezers.is_empty(), "no freezer");
-    freezers.iter().for_each(|(file, words)| fs::write(file, words[0]).unwrap());
+    for (file, words) in &freezers {
+        fs::write(file, words[0]).unwrap();
+    }
     let out = cp(&env, &["box:/t/f", "f"]);
     let back = cp(&env, &["f", "box:/t/back"]);
-    freezers.iter().for_each(|(file, words)| fs::write(file, words[1]).unwrap());
+    for (file, words) in &freezers {
+        fs::write(file, words[1]).unwrap();
+    }
     assert_eq!((out.code, back.code), (0, 0), "{}{}", out.stderr, back.stderr);
     assert_eq!(read(&env, "f"), "one\n");
     // One that waits for its input ends when it is told to.
