@@ -6,6 +6,7 @@
 mod admit;
 pub mod check;
 mod control;
+pub mod copy;
 pub mod devices;
 pub mod doctor;
 mod error;

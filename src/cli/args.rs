@@ -3,6 +3,7 @@
 mod cgroups;
 mod check;
 mod control;
+mod cp;
 mod doctor;
 mod events;
 mod gpu;
@@ -22,6 +23,7 @@ pub(super) use self::check::CheckArgs;
 pub(super) use self::control::{
     ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
 };
+pub(super) use self::cp::CpArgs;
 pub(super) use self::doctor::DoctorArgs;
 pub(super) use self::events::EventsArgs;
 pub(super) use self::gpu::{
@@ -82,6 +84,8 @@ pub(super) enum Command {
     Bundle(Box<BundleArgs>),
     /// List runs.
     Ps(PsArgs),
+    /// Copy files out of a run or into it.
+    Cp(CpArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
     /// Show what happens to runs, as it happens.

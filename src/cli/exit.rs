@@ -12,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
+use crate::engine::copy::CopyError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
 use crate::engine::{CgroupError, EngineError};
@@ -58,6 +59,8 @@ pub(super) enum CliError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Transport(Box<TransportError>),
+    #[error(transparent)]
+    Copy(Box<CopyError>),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error(transparent)]
@@ -123,6 +126,7 @@ impl CliError {
             | Self::Reference(_)
             | Self::Source(_)
             | Self::Transport(_)
+            | Self::Copy(_)
             | Self::Platform(_)
             | Self::RunName(_)
             | Self::Spec(_)

@@ -8,6 +8,7 @@ mod cgroups;
 mod check;
 mod context;
 mod control;
+mod cp;
 mod devices;
 mod doctor;
 mod duration;
@@ -98,6 +99,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Doctor(args) => doctor::show(&context, &args),
         Command::Events(args) => events::show(&context, &args),
+        Command::Cp(args) => cp::copy(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Kill(args) => control::kill(&context, &args),

@@ -93,6 +93,16 @@ impl Layers {
         self.root.as_deref()
     }
 
+    /// The same with the writable layer of a run above them.
+    pub(super) fn open_below(&self, upper: &Path) -> Result<Merged, RootfsError> {
+        let paths = std::iter::once(upper).chain(self.paths.iter().map(PathBuf::as_path));
+        Merged::open(paths, self.marks).map_err(|source| RootfsError::Host {
+            operation: "open the writable layer and the layers below",
+            path: upper.to_owned(),
+            source,
+        })
+    }
+
     pub(super) fn open(&self) -> Result<Merged, RootfsError> {
         Merged::open(self.paths.iter().map(PathBuf::as_path), self.marks).map_err(|source| RootfsError::Host {
             operation: "open the layers below",

@@ -38,6 +38,7 @@ mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 mod tree;
 mod unpack;
 mod view;

@@ -10,6 +10,7 @@ mod check;
 mod control;
 mod control_rename;
 mod control_stats;
+mod cp;
 mod crash;
 mod doctor;
 mod early;
