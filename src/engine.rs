@@ -7,6 +7,7 @@ mod admit;
 pub mod check;
 mod control;
 pub mod devices;
+mod etc;
 mod images;
 pub mod inputs;
 mod places;
@@ -15,6 +16,7 @@ mod prepare;
 pub mod reaper;
 pub mod removal;
 pub mod resources;
+mod share;
 mod shelves;
 
 use std::fs::DirBuilder;
@@ -39,6 +41,7 @@ use self::ports::{Port, PortError};
 use self::prepare::Admitted;
 use self::removal::RemovalError;
 use self::resources::Unmet;
+pub use self::share::ShareError;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
 use crate::container::{CgroupError, HostError};
@@ -248,6 +251,9 @@ pub enum EngineError {
     /// The machine cannot give what was asked for.
     #[error(transparent)]
     Unmet(#[from] Unmet),
+    /// Another run's namespace cannot be had.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// An earlier run does not give what is wanted of it.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -369,15 +375,17 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        share::joins(&self.store, &request.options)?;
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
         let given = self.devices(&request, observer).await;
-        let admitted = admit(&self.store, &mut request, given)?;
+        let mut admitted = admit(&self.store, &mut request, given)?;
         request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let mut pulling = || prepare::record_state(&request, &admitted.record, RunState::Pulling);
         let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
+        admitted.mounted = self.mounted_images(&request.options, &request.image, observer).await?;
         let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
         let started = self.supervise(request, admitted, upload, &image);
@@ -455,6 +463,7 @@ impl Engine {
     ) -> Result<spec::Built, EngineError> {
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
+        share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
         Ok(prepare::spec(&self.store, &image, options, devices, &given, "spec")?.0)
     }
@@ -470,6 +479,7 @@ impl Engine {
     ) -> Result<Vec<String>, EngineError> {
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
+        share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
         prepare::bundle(&self.store, &image, options, devices, &given, dir)
     }

@@ -1,8 +1,11 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod dns;
 mod gpu;
 mod kept;
+mod mounts;
+mod namespaces;
 mod system;
 mod transport;
 
@@ -11,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::dns::DnsArgs;
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -18,6 +22,8 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::mounts::MountArgs;
+pub(super) use self::namespaces::NamespaceArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
@@ -168,10 +174,11 @@ pub(super) struct ContainerArgs {
     /// User and group, by name or number.
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(super) user: Option<String>,
-    /// Mount a directory or file of the host.
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    /// Mount a directory or file of the host; options are `ro`, `noexec`, `rslave` and others.
+    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
     pub(super) volume: Vec<String>,
-    /// Mount, spelled out: `type=bind,source=…,target=…,readonly` or `type=tmpfs,target=…,tmpfs-size=…`.
+    /// Mount, spelled out: `type=bind,source=…,target=…,readonly`, `type=tmpfs,target=…,tmpfs-size=…` or
+    /// `type=image,source=IMAGE,target=…`.
     #[arg(long, value_name = "SPEC")]
     pub(super) mount: Vec<String>,
     /// Mount a tmpfs.
@@ -189,7 +196,7 @@ pub(super) struct ContainerArgs {
     /// Size of /dev/shm [default: 64m].
     #[arg(long, value_name = "SIZE")]
     pub(super) shm_size: Option<String>,
-    /// `host`: the machine's network. `none`: only a loopback interface.
+    /// `host`: the machine's network. `none`: only a loopback interface. `container:RUN`: that of another run.
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "host")]
     pub(super) network: String,
     /// Host name in the container.
@@ -198,6 +205,12 @@ pub(super) struct ContainerArgs {
     /// Make the root file system read-only.
     #[arg(long)]
     pub(super) read_only: bool,
+    #[command(flatten)]
+    pub(super) mounts: MountArgs,
+    #[command(flatten)]
+    pub(super) namespaces: NamespaceArgs,
+    #[command(flatten)]
+    pub(super) dns: DnsArgs,
     #[command(flatten)]
     pub(super) devices: DeviceArgs,
 }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
-use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings, etc, share};
 use crate::artifact::{UploadRequest, prepare_remote};
 use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
-use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
+use crate::spec::{self, Dialect, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::protocol::{LeaseFiles, Request, Volume};
 
@@ -21,6 +21,8 @@ pub(super) struct Admitted {
     pub(super) record: RunRecord,
     /// Its GPUs.
     pub(super) given: Given,
+    /// The images that are mounted beside its own, in order.
+    pub(super) mounted: Vec<ReadyImage>,
     /// What it gets of earlier runs.
     pub(super) mounts: Vec<InputMount>,
     /// What was not there and not insisted on, in words.
@@ -86,11 +88,13 @@ fn record(
         image: request.image.reference.clone(),
         manifest: None,
         layers: Vec::new(),
+        mounted: Vec::new(),
+        ipc: (options.namespaces.ipc == IpcMode::Shareable).then(|| share::SHAREABLE.to_owned()),
         command: Vec::new(),
         limits: Limits {
             cpus: options.cpus.map(spec::Cpus::as_f64),
             memory: options.memory.map(spec::MemoryLimit::size),
-            shm_size: Some(options.shm_size),
+            shm_size: options.namespaces.ipc.has_own_shm().then_some(options.shm_size),
         },
         gpus,
         detached: request.detached,
@@ -171,26 +175,25 @@ fn fill(
     if !request.conduct.steps.is_empty() {
         options.mounts.push(step_mount(dir)?);
     }
-    options.default_hostname = name.as_str().parse().ok();
+    let network_of = share::network_of(store, &options)?;
+    options.default_hostname = match &network_of {
+        Some(run) => share::etc_of(run, "hostname")?.trim().parse().ok(),
+        None => name.as_str().parse().ok(),
+    };
+    let surroundings = share::surroundings(store, &options, &admitted.mounted)?;
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
-    let paths = Paths {
-        rootfs: dir.path().join("rootfs"),
-        cgroup: Cgroup::spec_path(&record.id),
-        resolv_conf: Some(etc.join("resolv.conf")),
-        hosts: Some(etc.join("hosts")),
-        hostname: Some(etc.join("hostname")),
-        volumes: dir.path().join("volumes"),
-    };
+    let paths = paths(dir, &record.id, &etc);
     let staging = dir.gpu();
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
     let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
-    write_etc(&etc, &built.hostname, options.network)?;
+    etc::write(&etc, &built.hostname, &options, network_of.as_ref())?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
         manifest: Some(image.image.manifest_digest.clone()),
         layers: image.layers.clone(),
+        mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
         ..record
@@ -215,6 +218,7 @@ fn fill(
         }),
         gpu_watch: given.watch(&request.devices),
         own_network: options.network == Network::None,
+        surroundings,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
         artifact_store: local.map_or_else(|| store.artifacts(), |local| local.directory().to_owned()),
@@ -226,6 +230,20 @@ fn fill(
     let words =
         Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
     Ok((supervised, words))
+}
+
+/// Where everything of a run is.
+fn paths(dir: &RunDir, id: &str, etc: &Path) -> Paths {
+    Paths {
+        rootfs: dir.path().join("rootfs"),
+        cgroup: Cgroup::spec_path(id),
+        resolv_conf: Some(etc.join("resolv.conf")),
+        hosts: Some(etc.join("hosts")),
+        hostname: Some(etc.join("hostname")),
+        volumes: dir.path().join("volumes"),
+        joined: dir.path().join("joined"),
+        images: dir.path().join("images"),
+    }
 }
 
 /// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.
@@ -303,6 +321,8 @@ pub(super) fn spec(
         hosts: None,
         hostname: None,
         volumes: PathBuf::from("volumes"),
+        joined: PathBuf::from("joined"),
+        images: PathBuf::from("images"),
     };
     let mut built = build(store, image, &options, &paths, Dialect::Standard)?;
     built.warnings.splice(0..0, brought.warnings);
@@ -370,26 +390,6 @@ fn make_sources(mounts: &[MountSetting]) -> Result<(), EngineError> {
                 .map_err(|source| EngineError::Write { path: bind.source().to_owned(), source })?,
             (false, false) => return Err(EngineError::NoMountSource { path: bind.source().to_owned() }),
         }
-    }
-    Ok(())
-}
-
-/// The files that are bound over those of the image.
-fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineError> {
-    let write = |path: &Path, source| EngineError::Write { path: path.to_owned(), source };
-    fs::DirBuilder::new().mode(0o755).create(etc).map_err(|source| write(etc, source))?;
-    let hosts = match network {
-        Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        Network::None => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
-    };
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
-        let path = etc.join(name);
-        // Readable for the container's user whatever our umask is.
-        let mode = fs::Permissions::from_mode(0o644);
-        fs::write(&path, text)
-            .and_then(|()| fs::set_permissions(&path, mode))
-            .map_err(|source| write(&path, source))?;
     }
     Ok(())
 }

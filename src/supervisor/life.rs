@@ -26,6 +26,7 @@ use super::audience::Audience;
 use super::clean::clean_up;
 use super::gpus::GpuEye;
 use super::hint::shm_hint;
+use super::links::Models;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
@@ -143,7 +144,10 @@ impl Life {
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
+        let mut models = Models::default();
+        models.open(&self.request.surroundings.linked, true)?;
         self.isolate().map_err(system("set up the supervisor"))?;
+        models.open(&self.request.surroundings.linked, false)?;
         let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
         let rootfs = self.make_rootfs()?;
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
@@ -156,11 +160,14 @@ impl Life {
             None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
         };
         let container = {
+            let store = Store::at(self.request.store.clone());
+            let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
             let _guard = cgroup.guard_parent();
             let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
             Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
                 .map_err(ContainerError::into_failure)?
         };
+        models.apply(container.pid().as_raw())?;
         self.relay(container, &cgroup, (stdout, stderr), log, eye)
     }
 
@@ -191,6 +198,7 @@ impl Life {
             init_ended: init_ended.as_fd(),
             cgroup,
             stop_signal: self.request.stop_signal,
+            shares_processes: self.request.surroundings.shares_processes,
             detached: self.request.record.detached,
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,

@@ -10,15 +10,18 @@
 
 mod audience;
 mod clean;
+mod donor;
 mod gpus;
 mod hint;
 mod launch;
 mod life;
+mod links;
 mod log;
 mod mask;
 pub mod protocol;
 mod relay;
 mod save;
+mod surroundings;
 mod sweep;
 mod tail;
 
@@ -31,6 +34,7 @@ pub use hint::shm_hint;
 pub use launch::{LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
+pub use surroundings::{Join, Linked, MountedPart, Surroundings};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gpus::GpuWatch;
 use super::mask::Masker;
+use super::surroundings::Surroundings;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
 use crate::rootfs::{Choice, RootEdits};
@@ -52,6 +53,8 @@ pub struct Request {
     pub gpu_watch: Option<GpuWatch>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
+    /// What it shares with other runs, images and the machine.
+    pub surroundings: Surroundings,
     /// Number of the signal that asks the workload to stop.
     pub stop_signal: i32,
     /// The memory limit, for the exit report.

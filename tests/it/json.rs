@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
-use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, MountedImage, RunGpu, RunRecord, RunState};
 use serde_json::{Value, json};
 
 use crate::support::env::{TestEnv, finish_with, have_root};
@@ -49,6 +49,8 @@ fn full() -> RunRecord {
         image: "app".parse().unwrap(),
         manifest: Some(Digest::sha256(b"")),
         layers: Vec::new(),
+        mounted: vec![MountedImage { manifest: Digest::sha256(b""), layers: Vec::new() }],
+        ipc: text(),
         command: Vec::new(),
         limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
         gpus: vec![RunGpu { uuid: String::new(), model: String::new(), shared: true }],
