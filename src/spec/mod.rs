@@ -262,10 +262,10 @@ pub fn build(
         .mounts(mounts.list)
         .linux(linux::linux(options, host, paths, &capabilities)?)
         .build()?;
-    if options.namespaces.uts == OwnOrHost::Private {
-        spec.set_hostname(Some(hostname.clone()));
-        spec.set_domainname(options.domainname.as_ref().map(ToString::to_string));
-    }
+    let has_name = options.namespaces.uts == OwnOrHost::Private;
+    // The crate's default is a name of its own.
+    spec.set_hostname(has_name.then(|| hostname.clone()));
+    spec.set_domainname(options.domainname.as_ref().map(ToString::to_string));
     spec.set_annotations(None);
     spec.set_hooks(edits::hooks(&options.edits)?);
 

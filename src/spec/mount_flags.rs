@@ -452,7 +452,7 @@ mod tests {
     fn bad_long_form_says_why() {
         for (text, reason) in [
             ("", "`` is unknown, expected `type`"),
-            ("source=/a,target=/b", "`type=bind` or `type=tmpfs` is missing"),
+            ("source=/a,target=/b", "`type=bind`, `type=tmpfs` or `type=image` is missing"),
             ("type=volume,source=a,target=/b", "`type=volume` is not supported yet"),
             ("type=oops,target=/b", "`type=oops` is unknown, expected `type=bind`"),
             ("type=image,target=/b", "`source=` is missing"),

@@ -32,7 +32,8 @@ impl<'e> Other<'e> {
 
 impl Drop for Other<'_> {
     fn drop(&mut self) {
-        self.env.run(["stop", "--time", "0", &self.name]);
+        // Gone already where the test has seen to that.
+        self.env.run(["stop", "--grace", "0s", &self.name]);
     }
 }
 
