@@ -253,7 +253,7 @@ pub enum EngineError {
     Unmet(#[from] Unmet),
     /// Another run's namespace cannot be had.
     #[error(transparent)]
-    Share(#[from] ShareError),
+    Share(Box<ShareError>),
     /// An earlier run does not give what is wanted of it.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -307,6 +307,12 @@ pub enum EngineError {
 impl From<TransportError> for EngineError {
     fn from(error: TransportError) -> Self {
         Self::Transport(Box::new(error))
+    }
+}
+
+impl From<ShareError> for EngineError {
+    fn from(error: ShareError) -> Self {
+        Self::Share(Box::new(error))
     }
 }
 

@@ -69,6 +69,7 @@ impl fmt::Display for Propagation {
 
 /// What is said about one bind mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(super) struct BindOptions {
     pub(super) read_only: bool,
     /// Whether read-only reaches what is mounted below.

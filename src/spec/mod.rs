@@ -310,15 +310,15 @@ fn hostname(options: &Options, host: &HostFacts) -> String {
 /// What cannot be together.
 fn check(options: &Options, host: &HostFacts) -> Result<(), SpecError> {
     let names = [("--hostname", &options.hostname), ("--domainname", &options.domainname)];
-    let named = names.into_iter().find_map(|(flag, name)| name.as_ref().map(|name| format!("{flag} {name}")));
-    if let Some(named) = &named {
+    let asked = names.into_iter().find_map(|(flag, name)| name.as_ref().map(|name| format!("{flag} {name}")));
+    if let Some(asked) = &asked {
         if options.namespaces.uts == OwnOrHost::Host {
             let why = "the name would become the machine's";
-            return Err(SpecError::Conflict(named.clone(), "--uts host".to_owned(), why));
+            return Err(SpecError::Conflict(asked.clone(), "--uts host".to_owned(), why));
         }
         if let Network::Run(_) = options.network {
             let why = "the name is that of the other run";
-            return Err(SpecError::Conflict(named.clone(), format!("--network {}", options.network), why));
+            return Err(SpecError::Conflict(asked.clone(), format!("--network {}", options.network), why));
         }
     }
     if let (Network::Run(_), Some(flag)) = (&options.network, options.lookup.first_flag()) {

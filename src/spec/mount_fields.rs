@@ -171,7 +171,7 @@ impl<'a> MountFields<'a> {
     }
 
     /// Keys of other types have no meaning.
-    fn refuse(&self, kind: &str, others: [Option<&str>; 2]) -> Result<(), MountProblem> {
+    fn refuse(kind: &str, others: [Option<&str>; 2]) -> Result<(), MountProblem> {
         match others.into_iter().flatten().next() {
             Some(other) => Err(MountProblem::Conflict(format!("type={kind}"), other.to_owned())),
             None => Ok(()),
@@ -187,22 +187,21 @@ impl<'a> MountFields<'a> {
     }
 
     fn finish_bind(mut self, directory: &Path) -> Result<BindMount, MountProblem> {
-        self.refuse("bind", [self.only_tmpfs, self.only_image])?;
+        Self::refuse("bind", [self.only_tmpfs, self.only_image])?;
         let (source, target) = (self.source()?, self.target()?);
         let path = host_path(source, directory).map_err(|()| MountProblem::SourceRelative(source.to_owned()))?;
         self.bind.read_only = self.access == Some("ro");
         match self.recursion {
-            None => {}
             Some(Recursion::Disabled) => self.bind.apply("bind")?,
             Some(Recursion::Writable) => self.bind.read_only_below = false,
             Some(Recursion::ReadOnly) if !self.bind.read_only => return Err(MountProblem::Missing("readonly")),
-            Some(Recursion::ReadOnly) => {}
+            None | Some(Recursion::ReadOnly) => {}
         }
         BindMount::new(&path, target, self.create_source, self.bind)
     }
 
     fn finish_tmpfs(self) -> Result<TmpfsMount, MountProblem> {
-        self.refuse("tmpfs", [self.only_bind, self.only_image])?;
+        Self::refuse("tmpfs", [self.only_bind, self.only_image])?;
         if let Some(source) = self.source {
             return Err(MountProblem::Conflict("type=tmpfs".to_owned(), format!("source={source}")));
         }
@@ -210,7 +209,7 @@ impl<'a> MountFields<'a> {
     }
 
     fn finish_image(self) -> Result<ImageMount, MountProblem> {
-        self.refuse("image", [self.only_bind, self.only_tmpfs])?;
+        Self::refuse("image", [self.only_bind, self.only_tmpfs])?;
         if let Some(option) = self.tmpfs.first() {
             return Err(MountProblem::Conflict("type=image".to_owned(), option.clone()));
         }

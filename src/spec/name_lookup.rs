@@ -120,20 +120,18 @@ impl NameLookup {
     /// The hosts file: `base` and the names of `--add-host` after it.
     #[must_use]
     pub fn hosts_file(&self, base: &str, network: &Network) -> String {
-        let mut text = base.to_owned();
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
+        if self.hosts.is_empty() {
+            return base.to_owned();
         }
+        let mut lines: Vec<String> = base.lines().map(str::to_owned).collect();
         for ExtraHost { name, address } in &self.hosts {
             let address = match address {
                 HostAddress::Address(address) => Some(*address),
                 HostAddress::Gateway => gateway(network),
             };
-            if let Some(address) = address {
-                text.push_str(&format!("{address}\t{name}\n"));
-            }
+            lines.extend(address.map(|address| format!("{address}\t{name}")));
         }
-        text
+        lines.join("\n") + "\n"
     }
 
     /// The resolver's file: that of the machine, with what was asked for in the place of each kind of line.
@@ -148,18 +146,16 @@ impl NameLookup {
             Some("options") => !self.options.is_empty(),
             _ => false,
         };
-        let mut text: String = base.lines().filter(|line| !replaced(line)).map(|line| format!("{line}\n")).collect();
+        let mut lines: Vec<String> = base.lines().filter(|line| !replaced(line)).map(str::to_owned).collect();
         let domains: Vec<&str> = self.search.iter().map(String::as_str).filter(|domain| *domain != NO_DOMAIN).collect();
         if !domains.is_empty() {
-            text.push_str(&format!("search {}\n", domains.join(" ")));
+            lines.push(format!("search {}", domains.join(" ")));
         }
-        for server in &self.servers {
-            text.push_str(&format!("nameserver {server}\n"));
-        }
+        lines.extend(self.servers.iter().map(|server| format!("nameserver {server}")));
         if !self.options.is_empty() {
-            text.push_str(&format!("options {}\n", self.options.join(" ")));
+            lines.push(format!("options {}", self.options.join(" ")));
         }
-        text
+        lines.join("\n") + "\n"
     }
 }
 

@@ -18,7 +18,7 @@ struct Model {
     /// The machine's mount, by its root.
     mount: OwnedFd,
     /// What is to be seen at the place in the container: file system and inode.
-    shows: (u64, u64),
+    content: (u64, u64),
     /// Absolute path in the container.
     place: PathBuf,
     /// The one that was asked for, as opposed to one below it.
@@ -56,8 +56,8 @@ impl Models {
         let (Some(entry), Some(mount)) = (entry, mount) else {
             return Err(not_fitting(link, entry));
         };
-        let shows = identity(source.as_fd()).map_err(failed)?;
-        self.0.push(Model { mount, shows, place: link.destination.clone(), is_uppermost: true });
+        let content = identity(source.as_fd()).map_err(failed)?;
+        self.0.push(Model { mount, content, place: link.destination.clone(), is_uppermost: true });
         let below = table.iter().filter(|other| link.recursive && other.id != entry.id && fits(other, link.shared));
         for other in below {
             let Some(rest) = other.place.strip_prefix(&path).ok().filter(|rest| !rest.as_os_str().is_empty()) else {
@@ -65,8 +65,8 @@ impl Models {
             };
             // What another mount hides is not seen in the container either.
             let Some(mount) = open_mount(other) else { continue };
-            let shows = identity(mount.as_fd()).map_err(failed)?;
-            self.0.push(Model { mount, shows, place: link.destination.join(rest), is_uppermost: false });
+            let content = identity(mount.as_fd()).map_err(failed)?;
+            self.0.push(Model { mount, content, place: link.destination.join(rest), is_uppermost: false });
         }
         Ok(())
     }
@@ -90,7 +90,7 @@ impl Models {
                 Err(_) if !model.is_uppermost => continue,
                 Err(error) => return Err(failed(error)),
             };
-            if identity(place.as_fd()).map_err(failed)? != model.shows {
+            if identity(place.as_fd()).map_err(failed)? != model.content {
                 // Another mount of the container covers it.
                 if model.is_uppermost {
                     return Err(failed(std::io::Error::other("another mount covers it")));
