@@ -10,6 +10,7 @@ pub mod copy;
 pub mod devices;
 pub mod doctor;
 mod error;
+mod etc;
 mod feed;
 mod images;
 pub mod inputs;
@@ -19,6 +20,7 @@ mod prepare;
 pub mod reaper;
 pub mod removal;
 pub mod resources;
+mod share;
 mod shelves;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,7 @@ pub use self::images::ReadyImage;
 use self::inputs::DepRequest;
 use self::ports::Port;
 use self::prepare::Admitted;
+pub use self::share::ShareError;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
 pub use crate::container::{CgroupError, CgroupParent, CgroupWish, LimitChange};
@@ -279,11 +282,13 @@ impl Engine {
         if request.host_check == HostCheck::None {
             prepare::check(&request.options)?;
         }
+        share::joins(&self.store, &request.options)?;
+        share::joins(&self.store, &request.options)?;
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
         let given = self.devices(&request, observer).await;
-        let admitted = admit(&self.store, &mut request, given)?;
+        let mut admitted = admit(&self.store, &mut request, given)?;
         request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let listener = request.events.take();
@@ -294,6 +299,7 @@ impl Engine {
         let mut pulling = || prepare::record_state(&request, &admitted.record, RunState::Pulling);
         let image =
             images::ready(&self.store, &self.settings.registry, &request.image, &observer, &mut pulling).await?;
+        admitted.mounted = self.mounted_images(&request.options, &request.image, &observer).await?;
         let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
         let started = feed.hand_over(|feed| self.supervise(request, admitted, upload, &image, feed));
@@ -375,6 +381,7 @@ impl Engine {
         prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
+        share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
         Ok(prepare::spec(&self.store, &image, options, devices, &given, "spec")?.0)
     }
@@ -391,6 +398,7 @@ impl Engine {
         prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
+        share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
         prepare::bundle(&self.store, &image, options, devices, &given, dir)
     }

@@ -4,12 +4,15 @@ mod cgroups;
 mod check;
 mod control;
 mod cp;
+mod dns;
 mod doctor;
 mod events;
 mod gpu;
 mod kept;
 mod life;
 mod limits;
+mod mounts;
+mod namespaces;
 mod security;
 mod system;
 mod transport;
@@ -24,6 +27,7 @@ pub(super) use self::control::{
     ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
 };
 pub(super) use self::cp::CpArgs;
+pub(super) use self::dns::DnsArgs;
 pub(super) use self::doctor::DoctorArgs;
 pub(super) use self::events::EventsArgs;
 pub(super) use self::gpu::{
@@ -35,6 +39,8 @@ pub(super) use self::kept::{
 };
 pub(super) use self::life::LifeArgs;
 pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
+pub(super) use self::mounts::MountArgs;
+pub(super) use self::namespaces::NamespaceArgs;
 pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
@@ -208,10 +214,11 @@ pub(super) struct ContainerArgs {
     /// User and group, by name or number.
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(super) user: Option<String>,
-    /// Mount a directory or file of the host.
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    /// Mount a directory or file of the host; options are `ro`, `noexec`, `rslave` and others.
+    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
     pub(super) volume: Vec<String>,
-    /// Mount, spelled out: `type=bind,source=…,target=…,readonly` or `type=tmpfs,target=…,tmpfs-size=…`.
+    /// Mount, spelled out: `type=bind,source=…,target=…,readonly`, `type=tmpfs,target=…,tmpfs-size=…` or
+    /// `type=image,source=IMAGE,target=…`.
     #[arg(long, value_name = "SPEC")]
     pub(super) mount: Vec<String>,
     /// Mount a tmpfs.
@@ -229,7 +236,7 @@ pub(super) struct ContainerArgs {
     /// Size of /dev/shm [default: 64m].
     #[arg(long, value_name = "SIZE")]
     pub(super) shm_size: Option<String>,
-    /// `host`: the machine's network. `none`: only a loopback interface.
+    /// `host`: the machine's network. `none`: only a loopback interface. `container:RUN`: that of another run.
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "host")]
     pub(super) network: String,
     /// Host name in the container.
@@ -242,6 +249,12 @@ pub(super) struct ContainerArgs {
     pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) security: SecurityArgs,
+    #[command(flatten)]
+    pub(super) mounts: MountArgs,
+    #[command(flatten)]
+    pub(super) namespaces: NamespaceArgs,
+    #[command(flatten)]
+    pub(super) dns: DnsArgs,
     #[command(flatten)]
     pub(super) devices: DeviceArgs,
 }

@@ -9,6 +9,7 @@ use super::inputs::InputError;
 use super::ports::PortError;
 use super::removal::RemovalError;
 use super::resources::Unmet;
+use super::share::ShareError;
 use crate::artifact::{ArtifactError, RemoteError};
 use crate::container::{CgroupError, HostError};
 use crate::image::Platform;
@@ -75,6 +76,9 @@ pub enum EngineError {
     /// The machine cannot give what was asked for.
     #[error(transparent)]
     Unmet(#[from] Unmet),
+    /// Another run's namespace cannot be had.
+    #[error(transparent)]
+    Share(Box<ShareError>),
     /// An earlier run does not give what is wanted of it.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -131,6 +135,12 @@ pub enum EngineError {
 impl From<TransportError> for EngineError {
     fn from(error: TransportError) -> Self {
         Self::Transport(Box::new(error))
+    }
+}
+
+impl From<ShareError> for EngineError {
+    fn from(error: ShareError) -> Self {
+        Self::Share(Box::new(error))
     }
 }
 

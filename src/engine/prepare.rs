@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
-use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
-use crate::artifact::{UploadRequest, prepare_remote};
-use crate::container::{Cgroup, boot_id, host_devices, host_facts};
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings, etc, share};
+use crate::artifact::{self, UploadRequest, prepare_remote};
+use crate::container::{Cgroup, CgroupError, boot_id, host_devices, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
-use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
+use crate::spec::{
+    self, Dialect, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths, PidMode,
+};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
 use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, Volume};
@@ -22,6 +24,8 @@ pub(super) struct Admitted {
     pub(super) record: RunRecord,
     /// Its GPUs.
     pub(super) given: Given,
+    /// The images that are mounted beside its own, in order.
+    pub(super) mounted: Vec<ReadyImage>,
     /// What it gets of earlier runs.
     pub(super) mounts: Vec<InputMount>,
     /// What was not there and not insisted on, in words.
@@ -66,6 +70,9 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
 /// Refuses a place for the run's cgroup that cannot be had, and limits that would not be kept there.
 pub(super) fn check_cgroup(request: &RunRequest) -> Result<(), EngineError> {
     let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
+    if !cgroup.mode().makes_one() && request.options.namespaces.pid != PidMode::Private {
+        return Err(CgroupError::SharedProcesses(cgroup.mode()).into());
+    }
     let host = host_facts(&cgroup, Dialect::Libcontainer)?;
     Ok(cgroup.check_limits(&spec::limits(&request.options, &host)?)?)
 }
@@ -90,11 +97,13 @@ fn record(
         image: request.image.reference.clone(),
         manifest: None,
         layers: Vec::new(),
+        mounted: Vec::new(),
+        ipc: (options.namespaces.ipc == IpcMode::Shareable).then(|| share::SHAREABLE.to_owned()),
         command: Vec::new(),
         limits: Limits {
             cpus: options.cpus.map(spec::Cpus::as_f64),
             memory: options.memory.map(spec::MemoryLimit::size),
-            shm_size: Some(options.shm_size),
+            shm_size: options.namespaces.ipc.has_own_shm().then_some(options.shm_size),
         },
         gpus,
         detached: request.detached,
@@ -178,13 +187,13 @@ fn fill(
         Some(local) => local.prepare(name, dir.path(), &request.artifacts)?,
         None => prepare_remote(name, dir.path(), &request.artifacts)?,
     };
-    for artifact in &artifacts {
-        options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
-    }
-    if !request.conduct.steps.is_empty() {
-        options.mounts.push(step_mount(dir)?);
-    }
-    options.default_hostname = name.as_str().parse().ok();
+    options.mounts.extend(own_mounts(request, dir, &artifacts)?);
+    let network_of = share::network_of(store, &options)?;
+    options.default_hostname = match &network_of {
+        Some(run) => share::etc_of(run, "hostname")?.trim().parse().ok(),
+        None => name.as_str().parse().ok(),
+    };
+    let surroundings = share::surroundings(store, &options, &admitted.mounted)?;
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
     let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id)?;
@@ -192,12 +201,13 @@ fn fill(
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
     let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     cgroup.adapt(&mut built.spec);
-    write_etc(&etc, &built.hostname, options.network)?;
+    etc::write(&etc, &built.hostname, &options, network_of.as_ref())?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
         manifest: Some(image.image.manifest_digest.clone()),
         layers: image.layers.clone(),
+        mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
         ..record
@@ -222,6 +232,7 @@ fn fill(
         }),
         gpu_watch: given.watch(&request.devices),
         own_network: options.network == Network::None,
+        surroundings,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
         artifact_store: local.map_or_else(|| store.artifacts(), |local| local.directory().to_owned()),
@@ -236,6 +247,19 @@ fn fill(
     Ok((supervised, words))
 }
 
+/// Artifacts, and the file that a workflow's shell writes.
+fn own_mounts(
+    request: &RunRequest,
+    dir: &RunDir,
+    artifacts: &[artifact::Prepared],
+) -> Result<Vec<MountSetting>, EngineError> {
+    let mount = |artifact: &artifact::Prepared| {
+        MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path).map_err(EngineError::from)
+    };
+    let steps = (!request.conduct.steps.is_empty()).then(|| step_mount(dir));
+    artifacts.iter().map(mount).chain(steps).collect()
+}
+
 /// Where things of a run are.
 fn paths(dir: &RunDir, etc: &Path, cgroup: &Cgroup) -> Paths {
     Paths {
@@ -245,6 +269,8 @@ fn paths(dir: &RunDir, etc: &Path, cgroup: &Cgroup) -> Paths {
         hosts: Some(etc.join("hosts")),
         hostname: Some(etc.join("hostname")),
         volumes: dir.path().join("volumes"),
+        joined: dir.path().join("joined"),
+        images: dir.path().join("images"),
     }
 }
 
@@ -323,6 +349,8 @@ pub(super) fn spec(
         hosts: None,
         hostname: None,
         volumes: PathBuf::from("volumes"),
+        joined: PathBuf::from("joined"),
+        images: PathBuf::from("images"),
     };
     let mut built = build(store, image, &options, &paths, Dialect::Standard)?;
     built.warnings.splice(0..0, brought.warnings);
@@ -395,26 +423,6 @@ fn make_sources(mounts: &[MountSetting]) -> Result<(), EngineError> {
                 .map_err(|source| EngineError::Write { path: bind.source().to_owned(), source })?,
             (false, false) => return Err(EngineError::NoMountSource { path: bind.source().to_owned() }),
         }
-    }
-    Ok(())
-}
-
-/// The files that are bound over those of the image.
-fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineError> {
-    let write = |path: &Path, source| EngineError::Write { path: path.to_owned(), source };
-    fs::DirBuilder::new().mode(0o755).create(etc).map_err(|source| write(etc, source))?;
-    let hosts = match network {
-        Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        Network::None => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
-    };
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
-        let path = etc.join(name);
-        // Readable for the container's user whatever our umask is.
-        let mode = fs::Permissions::from_mode(0o644);
-        fs::write(&path, text)
-            .and_then(|()| fs::set_permissions(&path, mode))
-            .map_err(|source| write(&path, source))?;
     }
     Ok(())
 }

@@ -4,17 +4,20 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::SpecError;
+use super::namespaces::RunRef;
 
 const MAX_HOSTNAME_BYTES: usize = 63;
 
 /// Which network the workload sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Network {
     /// The machine's own.
     #[default]
     Host,
     /// A fresh namespace with nothing but `lo`.
     None,
+    /// That of another run, with its host name and its files for looking names up.
+    Run(RunRef),
 }
 
 impl FromStr for Network {
@@ -24,17 +27,21 @@ impl FromStr for Network {
         match text {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
-            other => Err(SpecError::Network(other.to_owned())),
+            other => match RunRef::in_mode("--network", other) {
+                Some(run) => run.map(Self::Run),
+                None => Err(SpecError::Network(other.to_owned())),
+            },
         }
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Host => "host",
-            Self::None => "none",
-        })
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::None => f.write_str("none"),
+            Self::Run(run) => write!(f, "container:{run}"),
+        }
     }
 }
 
@@ -82,7 +89,9 @@ mod tests {
         assert_eq!("host".parse::<Network>().unwrap(), Network::Host);
         assert_eq!("none".parse::<Network>().unwrap(), Network::None);
         let message = "bridge".parse::<Network>().unwrap_err().to_string();
-        assert_eq!(message, "network `bridge` is not supported yet, expected `host` or `none`");
+        assert_eq!(message, "network `bridge` is not supported yet, expected `host`, `none` or `container:RUN`");
+        assert_eq!("container:db".parse::<Network>().unwrap().to_string(), "container:db");
+        assert!("container:".parse::<Network>().is_err());
     }
 
     #[test]

@@ -246,6 +246,32 @@ pub struct Victim {
     pub command: String,
 }
 
+/// An image that is mounted in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountedImage {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Its layers' directories in the store, lowest first.
+    pub layers: Vec<Digest>,
+}
+
+impl RunRecord {
+    /// Directories of the store that the run relies on; what was mounted beside its root is wanted until it has ended.
+    pub fn needed_layers(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain(self.mounted_now().flat_map(|image| &image.layers))
+    }
+
+    /// The manifests of the images that it relies on.
+    pub fn needed_manifests(&self) -> impl Iterator<Item = &Digest> {
+        self.manifest.iter().chain(self.mounted_now().map(|image| &image.manifest))
+    }
+
+    fn mounted_now(&self) -> impl Iterator<Item = &MountedImage> {
+        self.mounted.iter().filter(|_| !self.state.is_final())
+    }
+}
+
 /// What is known about a run; `run.json`. `docs/json.md` describes the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -273,6 +299,12 @@ pub struct RunRecord {
     pub manifest: Option<Digest>,
     /// Directories of the store that the root file system consists of, lowest first.
     pub layers: Vec<Digest>,
+    /// Images that are mounted beside it (`--mount type=image`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounted: Vec<MountedImage>,
+    /// `shareable` when other runs may join its IPC namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc: Option<String>,
     /// The container's argv, secrets masked.
     pub command: Vec<String>,
     /// What it may use.

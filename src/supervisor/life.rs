@@ -26,6 +26,7 @@ use super::audience::Audience;
 use super::clean::clean_up;
 use super::ending::Evidence;
 use super::gpus::GpuEye;
+use super::links::Models;
 use super::live::LiveRun;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
@@ -149,7 +150,10 @@ impl Life {
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
+        let mut models = Models::default();
+        models.open(&self.request.surroundings.linked, true)?;
         self.isolate().map_err(system("set up the supervisor"))?;
+        models.open(&self.request.surroundings.linked, false)?;
         let cgroup_failure = |error| StartFailure::ours(describe(&error));
         let record = &self.request.record;
         let mut cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id).map_err(cgroup_failure)?;
@@ -165,6 +169,8 @@ impl Life {
             None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
         };
         let container = {
+            let store = Store::at(self.request.store.clone());
+            let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
             let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
             let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
             let (id, state, bundle) = (&self.request.record.id, &self.request.state, self.run.path());
@@ -173,7 +179,8 @@ impl Life {
         };
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
-        let ended = self.relay(container, &cgroup, (stdout, stderr), log, eye);
+        let linked = models.apply(container.pid().as_raw());
+        let ended = linked.and_then(|()| self.relay(container, &cgroup, (stdout, stderr), log, eye));
         if ended.is_err() {
             // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
             drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
@@ -213,6 +220,7 @@ impl Life {
             init_ended: init_ended.as_fd(),
             cgroup,
             stop_signal: self.request.stop_signal,
+            shares_processes: self.request.surroundings.shares_processes,
             detached: self.request.record.detached,
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,

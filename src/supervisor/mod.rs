@@ -10,11 +10,13 @@
 
 mod audience;
 mod clean;
+mod donor;
 mod ending;
 mod gpus;
 mod hint;
 mod launch;
 mod life;
+mod links;
 mod live;
 mod log;
 mod mask;
@@ -24,6 +26,7 @@ mod reader;
 mod relay;
 mod rename;
 mod save;
+mod surroundings;
 mod sweep;
 mod tail;
 mod victim;
@@ -39,6 +42,7 @@ pub use log::{LogEntry, Logging, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
 pub use reader::LogReader;
 pub use rename::{RenameError, rename_run};
+pub use surroundings::{Join, Linked, MountedPart, Surroundings};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

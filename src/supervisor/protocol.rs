@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::gpus::GpuWatch;
 use super::log::Logging;
 use super::mask::Masker;
+use super::surroundings::Surroundings;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::container::LimitChange;
 use crate::image::ByteSize;
@@ -54,6 +55,8 @@ pub struct Request {
     pub gpu_watch: Option<GpuWatch>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
+    /// What it shares with other runs, images and the machine.
+    pub surroundings: Surroundings,
     /// Number of the signal that asks the workload to stop.
     pub stop_signal: i32,
     /// The memory limit, for the exit report.

@@ -4,6 +4,7 @@ mod atomic;
 pub mod beneath;
 mod bpf;
 mod file;
+pub mod graft;
 mod lock;
 pub mod mount;
 mod net;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
 use dockless::store::{
-    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, RunCgroup, RunGpu, RunRecord,
-    RunState, Victim,
+    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, MountedImage, RunCgroup,
+    RunGpu, RunRecord, RunState, Victim,
 };
 use serde_json::{Value, json};
 
@@ -52,6 +52,8 @@ fn full() -> RunRecord {
         image: "app".parse().unwrap(),
         manifest: Some(Digest::sha256(b"")),
         layers: Vec::new(),
+        mounted: vec![MountedImage { manifest: Digest::sha256(b""), layers: Vec::new() }],
+        ipc: text(),
         command: Vec::new(),
         limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
         gpus: vec![RunGpu { uuid: String::new(), model: String::new(), shared: true }],
