@@ -9,6 +9,7 @@ mod control;
 pub mod devices;
 mod images;
 pub mod inputs;
+mod network;
 mod places;
 pub mod ports;
 mod prepare;
@@ -35,6 +36,7 @@ use self::admit::admit;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
+pub use self::network::NetworkWishes;
 use self::ports::{Port, PortError};
 use self::prepare::Admitted;
 use self::removal::RemovalError;
@@ -44,6 +46,7 @@ use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, Up
 use crate::container::{CgroupError, HostError};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
+use crate::network::{Lease, NetworkError, Places};
 use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
@@ -116,8 +119,10 @@ pub struct RunRequest {
     pub detached: bool,
     /// SIGTERM to the tool means that the machine is being taken away.
     pub interruptible: bool,
-    /// Ports that the workload listens on.
+    /// Ports that the workload listens on, with the machine's network.
     pub ports: Vec<Port>,
+    /// What it wants of a private network.
+    pub network: NetworkWishes,
     /// What it reads and writes of earlier runs.
     pub inputs: InputsWanted,
     /// GPUs and other devices that it needs.
@@ -190,6 +195,8 @@ pub struct Settings {
     pub bucket: BucketVariables,
     /// Where the whole machine leases its GPUs; [`devices::LEASE_DIR`] unless there is a reason.
     pub leases: PathBuf,
+    /// What private networks need.
+    pub network: Places,
 }
 
 /// Why a job failed.
@@ -254,6 +261,9 @@ pub enum EngineError {
     /// The devices cannot be had.
     #[error(transparent)]
     Device(Box<DeviceError>),
+    /// A private network cannot be had.
+    #[error(transparent)]
+    Network(Box<NetworkError>),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -304,6 +314,12 @@ impl From<TransportError> for EngineError {
     }
 }
 
+impl From<NetworkError> for EngineError {
+    fn from(error: NetworkError) -> Self {
+        Self::Network(Box::new(error))
+    }
+}
+
 impl From<DeviceError> for EngineError {
     fn from(error: DeviceError) -> Self {
         Self::Device(Box::new(error))
@@ -327,7 +343,7 @@ impl Engine {
         let state = |source| EngineError::State { path: settings.state.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&settings.state).map_err(state)?;
         let store = Store::open(&settings.root)?;
-        let told = sweep(&store, &settings.state, &settings.leases)?;
+        let told = sweep(&store, &settings.state, &settings.leases, &settings.network.dir)?;
         reaper::attend(&store);
         Ok((Self { store, settings }, told))
     }
@@ -369,6 +385,7 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        network::check(&request, &self.settings)?;
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
@@ -397,15 +414,21 @@ impl Engine {
     ) -> Result<Run, EngineError> {
         let prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
         let Admitted { given, warnings, .. } = admitted;
-        let leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
+        let mut leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
+        leases.extend(prepared.lease.as_ref().and_then(Lease::descriptor));
         let lock = prepared.reservation.lock();
         let supervisor = Supervisor::start(&prepared.request, lock, &leases, prepared.stdin.as_ref())?;
         prepared.reservation.keep();
         if let Some(leases) = given.leases {
             leases.hand_over();
         }
+        let published = prepared.lease.as_ref().and_then(|lease| network::published(lease.plan()));
+        if let Some(lease) = prepared.lease {
+            lease.hand_over();
+        }
         let warnings = [warnings, prepared.warnings].concat();
-        Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)
+        let run = Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)?;
+        Ok(Run { published, ..run })
     }
 
     /// Takes the GPUs of a run, which may take as long as others have them.
@@ -481,6 +504,7 @@ pub struct Run {
     name: RunName,
     warnings: Vec<String>,
     notes: Vec<String>,
+    published: Option<String>,
     supervisor: Supervisor,
     events: Lines<BufReader<UnixStream>>,
 }
@@ -503,7 +527,7 @@ impl Run {
             UnixStream::from_std(events)
         };
         let events = BufReader::new(stream().map_err(LaunchError::Talk)?).lines();
-        Ok(Self { name, warnings, notes, supervisor, events })
+        Ok(Self { name, warnings, notes, published: None, supervisor, events })
     }
 
     /// Its name.
@@ -516,6 +540,12 @@ impl Run {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Where it is reached, in words, when ports of a private network are published.
+    #[must_use]
+    pub fn published(&self) -> Option<&str> {
+        self.published.as_deref()
     }
 
     /// What is less than usual on this machine, in words.
@@ -557,7 +587,7 @@ pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<(Option<Exit>, Vec<S
     let Run { name, supervisor, .. } = run;
     // Its lock ends with it, and no earlier.
     drop(supervisor.wait());
-    let told = sweep(&engine.store, &engine.settings.state, &engine.settings.leases)?;
+    let told = sweep(&engine.store, &engine.settings.state, &engine.settings.leases, &engine.settings.network.dir)?;
     match engine.store.run(name.as_str()) {
         Ok(run) => Ok((run.record()?.exit, told)),
         Err(StoreError::NoRun { .. }) => Ok((None, told)),

@@ -3,6 +3,7 @@
 mod check;
 mod gpu;
 mod kept;
+mod network;
 mod system;
 mod transport;
 
@@ -18,6 +19,7 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::network::{NetworkArgs, PortArgs};
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
@@ -68,6 +70,8 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Show where the ports of a run are reached.
+    Port(PortArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
     /// Wait for the end of runs and print their exit codes.
@@ -189,7 +193,7 @@ pub(super) struct ContainerArgs {
     /// Size of /dev/shm [default: 64m].
     #[arg(long, value_name = "SIZE")]
     pub(super) shm_size: Option<String>,
-    /// `host`: the machine's network. `none`: only a loopback interface.
+    /// `host`: the machine's network. `none`: only a loopback interface. `private`: an address on a bridge, and a way out.
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "host")]
     pub(super) network: String,
     /// Host name in the container.
@@ -212,6 +216,8 @@ pub(super) struct RunArgs {
     pub(super) container: ContainerArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.

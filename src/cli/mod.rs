@@ -16,6 +16,7 @@ mod load;
 mod logs;
 mod names;
 mod options;
+mod port;
 mod printer;
 mod prune;
 mod ps;
@@ -87,6 +88,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
+        Command::Port(args) => port::port(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),

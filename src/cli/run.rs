@@ -13,6 +13,7 @@ use super::exit::CliError;
 use super::images::image_request;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
+use super::port::network_wishes;
 use super::printer::{Printer, print_json};
 use crate::engine::{Conduct, Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
@@ -26,6 +27,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
+    let network = network_wishes(&args.network, options.network)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
@@ -44,6 +46,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
+        network,
         devices,
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
-use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings, network};
 use crate::artifact::{UploadRequest, prepare_remote};
 use crate::container::{Cgroup, boot_id, host_facts};
+use crate::network::{Lease, Plan};
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
@@ -32,6 +33,8 @@ pub(super) struct Prepared {
     pub(super) request: Request,
     pub(super) reservation: Reservation,
     pub(super) stdin: Option<OwnedFd>,
+    /// Its address.
+    pub(super) lease: Option<Lease>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
 }
@@ -96,6 +99,7 @@ fn record(
         detached: request.detached,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
+        network: None,
         artifact_store: request
             .artifact_store
             .as_ref()
@@ -134,10 +138,10 @@ pub(super) fn run(
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
     match fill(store, settings, &request, admitted, upload, image) {
-        Ok((supervised, Words { mut warnings, notes })) => {
+        Ok((supervised, lease, Words { mut warnings, notes })) => {
             warnings.extend(hidden_directories(store, &request, &admitted.mounts, image)?);
             let RunRequest { reservation, stdin, .. } = request;
-            Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
+            Ok(Prepared { request: supervised, reservation, stdin, lease, warnings, notes })
         }
         Err(error) => {
             // Only what this run has made: an earlier one of that name may have left artifacts.
@@ -156,7 +160,7 @@ fn fill(
     admitted: &Admitted,
     upload: Option<UploadRequest>,
     image: &ReadyImage,
-) -> Result<(Request, Words), EngineError> {
+) -> Result<(Request, Option<Lease>, Words), EngineError> {
     let (name, dir) = (request.reservation.name(), request.reservation.dir());
     let (given, record) = (&admitted.given, admitted.record.clone());
     let mut options = request.options.clone();
@@ -185,7 +189,9 @@ fn fill(
     let staging = dir.gpu();
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
     let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
-    write_etc(&etc, &built.hostname, options.network)?;
+    let lease = network::lease(request, settings, &record.id, &image.image.config.exposed_ports)?;
+    let plan = lease.as_ref().map(Lease::plan);
+    write_etc(&etc, &built.hostname, options.network, plan)?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
@@ -193,6 +199,8 @@ fn fill(
         layers: image.layers.clone(),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
+        network: plan.map(network::recorded),
+        ports: plan.map_or(record.ports, |plan| plan.ports.iter().map(ToString::to_string).collect()),
         ..record
     };
     dir.write_passing_record(&record)?;
@@ -214,7 +222,8 @@ fn fill(
             shared: request.devices.shared,
         }),
         gpu_watch: given.watch(&request.devices),
-        own_network: options.network == Network::None,
+        own_network: options.network.is_own(),
+        network: plan.cloned(),
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
         artifact_store: local.map_or_else(|| store.artifacts(), |local| local.directory().to_owned()),
@@ -223,9 +232,12 @@ fn fill(
         artifact_owner: request.artifact_owner,
         conduct: request.conduct.clone(),
     };
-    let words =
-        Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
-    Ok((supervised, words))
+    let network_warnings = plan.map(network::warnings).unwrap_or_default();
+    let words = Words {
+        warnings: [brought.warnings, built.warnings, network_warnings].concat(),
+        notes: [brought.notes, built.notes].concat(),
+    };
+    Ok((supervised, lease, words))
 }
 
 /// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.
@@ -375,14 +387,18 @@ fn make_sources(mounts: &[MountSetting]) -> Result<(), EngineError> {
 }
 
 /// The files that are bound over those of the image.
-fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineError> {
+fn write_etc(etc: &Path, hostname: &str, network: Network, plan: Option<&Plan>) -> Result<(), EngineError> {
     let write = |path: &Path, source| EngineError::Write { path: path.to_owned(), source };
     fs::DirBuilder::new().mode(0o755).create(etc).map_err(|source| write(etc, source))?;
-    let hosts = match network {
-        Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        Network::None => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+    let machine = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolv_conf = plan.map_or_else(|| machine.clone(), |plan| network::resolv_conf(plan, &machine));
+    let hosts = match (network, plan) {
+        (_, Some(plan)) => network::hosts(plan, hostname),
+        (Network::Host, None) => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        (Network::None | Network::Private, None) => {
+            format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+        }
     };
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
         let path = etc.join(name);
         // Readable for the container's user whatever our umask is.

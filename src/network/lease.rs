@@ -102,7 +102,8 @@ impl Lease {
         let plan = Plan { dir: dir.clone(), id, name, aliases, subnet, address, mac, ports, dns_servers, tools };
         let text = serde_json::to_vec(&plan).unwrap_or_default();
         let path = plan.path();
-        let lock = Lock::publish(&path, &dir.join("lease.new"), &text).map_err(|source| file("write", &path, source))?;
+        let lock =
+            Lock::publish(&path, &dir.join("lease.new"), &text).map_err(|source| file("write", &path, source))?;
         let lease = Self { plan, lock: Some(lock) };
         let in_use = serde_json::to_string(&InUse { subnet, last: address }).unwrap_or_default();
         write_file(&dir.join("subnet"), &in_use)?;

@@ -48,7 +48,8 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut words = text.split(':');
         for byte in &mut bytes {
-            let word = words.next().filter(|word| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit()));
+            let word =
+                words.next().filter(|word| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit()));
             *byte = word.and_then(|word| u8::from_str_radix(word, 16).ok()).ok_or_else(bad)?;
         }
         if words.next().is_some() || bytes[0] & MULTICAST != 0 || bytes == [0; 6] {

@@ -47,8 +47,7 @@ impl Tools {
     /// Looks for them in fixed places.
     pub fn find(places: &Places) -> Result<Self, NetworkError> {
         let find = |name: &str| places.tools.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
-        let netavark =
-            find("netavark").ok_or_else(|| NetworkError::NoNetavark { looked_in: places.tools.clone() })?;
+        let netavark = find("netavark").ok_or_else(|| NetworkError::NoNetavark { looked_in: places.tools.clone() })?;
         Ok(Self { netavark, aardvark: find("aardvark-dns") })
     }
 }
@@ -68,7 +67,10 @@ pub(super) fn run(plan: &Plan, action: &'static str, namespace: &File) -> Result
     // A file and no pipe: whom it starts may live on and hold a pipe open.
     write_file(&answer, "")?;
     let output = || File::options().append(true).open(&answer).map(Stdio::from);
-    #[expect(clippy::disallowed_methods, reason = "the distribution's own program, with nothing of anybody's environment")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the distribution's own program, with nothing of anybody's environment"
+    )]
     let mut command = Command::new(netavark);
     command.arg("--config").arg(plan.dir.join("netavark")).arg("--file").arg(&input);
     if let Some(aardvark) = &plan.tools.aardvark {
@@ -171,7 +173,8 @@ mod tests {
 
     #[test]
     fn its_error_is_found() {
-        let said = b"failed to connect to syslog: x\n{\"error\":\"netavark encountered multiple errors:\\n\\t- one\"}\n";
+        let said =
+            b"failed to connect to syslog: x\n{\"error\":\"netavark encountered multiple errors:\\n\\t- one\"}\n";
         assert_eq!(error_in(said), "netavark encountered multiple errors: - one");
         assert_eq!(error_in(b" thread panicked \x1b[31m \n"), printable("thread panicked \x1b[31m"));
         assert_eq!(error_in(b""), "");

@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn what_is_no_port() {
-        let bad = ["", "0", "65536", "a", "80:", ":80", "::80", "1:2:3:4", "80/sctp", "80/", "81-80", "80-", " 80", "+1"];
+        let bad =
+            ["", "0", "65536", "a", "80:", ":80", "::80", "1:2:3:4", "80/sctp", "80/", "81-80", "80-", " 80", "+1"];
         for bad in bad.into_iter().chain(["8000-8001:80", "host:1:2", "[::1]:80:80", "1.2.3:80:80", "80\n"]) {
             let error = Publish::parse_all(bad).unwrap_err().to_string();
             assert!(error.contains(&bad.escape_debug().to_string()) && error.contains("expected"), "{error}");

@@ -164,7 +164,7 @@ pub enum SpecError {
     )]
     Hostname(String),
     /// Not a network mode.
-    #[error("network `{0}` is not supported yet, expected `host` or `none`")]
+    #[error("network `{0}` is not supported, expected `host`, `none` or `private`")]
     Network(String),
     /// Not a signal.
     #[error("signal `{0}` is unknown, expected a name like `SIGTERM`, `TERM`, `SIGRTMIN+3`, or a number from 1 to 64")]

@@ -49,7 +49,7 @@ pub(super) fn linux(
     if !options.edits.devices.is_empty() {
         linux.set_devices(Some(edits::devices(&options.edits)?));
     }
-    if options.network == Network::None {
+    if options.network.is_own() {
         let sysctls = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
         linux.set_sysctl(Some(HashMap::from(sysctls)));
     }
@@ -64,7 +64,7 @@ fn namespaces(network: Network) -> Result<Vec<LinuxNamespace>, OciSpecError> {
         LinuxNamespaceType::Uts,
         LinuxNamespaceType::Cgroup,
     ];
-    let own_network = (network == Network::None).then_some(LinuxNamespaceType::Network);
+    let own_network = network.is_own().then_some(LinuxNamespaceType::Network);
     always.into_iter().chain(own_network).map(|kind| LinuxNamespaceBuilder::default().typ(kind).build()).collect()
 }
 

@@ -274,9 +274,9 @@ fn identity(image: &ImageConfig, options: &Options, files: &ImageFiles<'_>) -> R
 /// With the machine's network the machine's name, unless another was asked for.
 fn hostname(options: &Options, host: &HostFacts) -> String {
     match (&options.hostname, options.network, &options.default_hostname) {
-        (Some(hostname), _, _) | (None, Network::None, Some(hostname)) => hostname.to_string(),
+        (Some(hostname), _, _) | (None, Network::None | Network::Private, Some(hostname)) => hostname.to_string(),
         (None, Network::Host, _) => host.hostname.clone(),
-        (None, Network::None, None) => LAST_HOSTNAME.to_owned(),
+        (None, Network::None | Network::Private, None) => LAST_HOSTNAME.to_owned(),
     }
 }
 

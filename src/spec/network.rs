@@ -15,6 +15,19 @@ pub enum Network {
     Host,
     /// A fresh namespace with nothing but `lo`.
     None,
+    /// A fresh namespace with an address on a bridge of this machine, and a way out.
+    Private,
+}
+
+impl Network {
+    /// Whether the container has a network namespace to itself.
+    #[must_use]
+    pub const fn is_own(self) -> bool {
+        match self {
+            Self::Host => false,
+            Self::None | Self::Private => true,
+        }
+    }
 }
 
 impl FromStr for Network {
@@ -24,6 +37,8 @@ impl FromStr for Network {
         match text {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
+            // docker's name for it.
+            "private" | "bridge" => Ok(Self::Private),
             other => Err(SpecError::Network(other.to_owned())),
         }
     }
@@ -34,6 +49,7 @@ impl fmt::Display for Network {
         f.write_str(match self {
             Self::Host => "host",
             Self::None => "none",
+            Self::Private => "private",
         })
     }
 }
@@ -81,8 +97,11 @@ mod tests {
     fn modes() {
         assert_eq!("host".parse::<Network>().unwrap(), Network::Host);
         assert_eq!("none".parse::<Network>().unwrap(), Network::None);
-        let message = "bridge".parse::<Network>().unwrap_err().to_string();
-        assert_eq!(message, "network `bridge` is not supported yet, expected `host` or `none`");
+        for text in ["private", "bridge"] {
+            assert_eq!(text.parse::<Network>().unwrap(), Network::Private);
+        }
+        let message = "macvlan".parse::<Network>().unwrap_err().to_string();
+        assert_eq!(message, "network `macvlan` is not supported, expected `host`, `none` or `private`");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub use error::StoreError;
 pub use gc::{Partials, Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use layers::{LayerInfo, LayerWriter};
-pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunNetwork, RunRecord, RunState};
 pub use removal::Freed;
 pub use runs::{Reservation, RunDir, RunName, RunNameError};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};

@@ -27,6 +27,7 @@ use super::clean::clean_up;
 use super::gpus::GpuEye;
 use super::hint::shm_hint;
 use super::log::LogWriter;
+use super::network::OwnNetwork;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::{Outcome, Relay, Watched};
 use crate::artifact::Uploader;
@@ -70,6 +71,7 @@ pub(super) struct Life {
     _lock: OwnedFd,
     /// Its GPUs, until nothing of the run is left that could use them.
     leases: Option<Handed>,
+    network: OwnNetwork,
     stdin: Option<OwnedFd>,
 }
 
@@ -94,9 +96,12 @@ impl Life {
             }
             None => None,
         };
+        let address = if request.network.is_some() { descriptors.next() } else { None };
+        let network = OwnNetwork::adopt(address)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
-        Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, leases, stdin: descriptors.next() })
+        let stdin = descriptors.next();
+        Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, leases, network, stdin })
     }
 
     fn live(&mut self) {
@@ -122,7 +127,8 @@ impl Life {
         self.touch_caches();
         let problems = clean_up(&self.run, &self.request.record, &self.request.state);
         let is_clean = problems.is_empty();
-        for warning in problems {
+        let network_problem = self.network.end(self.request.network.as_ref());
+        for warning in problems.into_iter().chain(network_problem) {
             self.warn(warning);
         }
         // Where something is left the note stays, and whoever takes the GPUs next sees to it first.
@@ -143,6 +149,7 @@ impl Life {
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
+        self.network.open(self.request.network.as_ref())?;
         self.isolate().map_err(system("set up the supervisor"))?;
         let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
         let rootfs = self.make_rootfs()?;
@@ -177,6 +184,7 @@ impl Life {
         if self.request.own_network {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
+        self.network.set_up(self.request.network.as_ref(), pid)?;
         self.restrict_devices(cgroup)?;
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         if !self.request.record.detached && self.audience.client_is_gone() {

@@ -16,6 +16,7 @@ mod launch;
 mod life;
 mod log;
 mod mask;
+mod network;
 pub mod protocol;
 mod relay;
 mod save;

@@ -20,6 +20,7 @@ use super::gpus::GpuWatch;
 use super::mask::Masker;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
+use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
 
@@ -50,6 +51,8 @@ pub struct Request {
     pub leases: Option<LeaseFiles>,
     /// How its GPUs are watched.
     pub gpu_watch: Option<GpuWatch>,
+    /// Its private network; the lock of its address comes after those of the GPUs.
+    pub network: Option<Plan>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// Number of the signal that asks the workload to stop.

@@ -19,7 +19,8 @@ pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::{bring_up_loopback, in_mount_namespace, remove_bridge, stand_in_network};
 pub use nvml::{RawNvml, RawXid};
 pub use process::{
-    die_with_parent, exit_now, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal, write_raw,
+    die_with_parent, exit_now, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal,
+    write_raw,
 };
 pub use space::{free_bytes, network_file_system};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -13,7 +13,9 @@ use crate::artifact::ArtifactStoreUrl;
 use crate::engine::devices::Devices;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
-use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest};
+use crate::engine::{
+    Conduct, HostCheck, ImageRequest, InputsWanted, Masked, NetworkWishes, Origin, PullPolicy, RunRequest,
+};
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
 use crate::rootfs::Choice;
@@ -114,6 +116,7 @@ pub fn request(
         detached: circumstances.detached,
         interruptible: plan.interruptible,
         ports: given.chain(circumstances.free_ports).collect(),
+        network: NetworkWishes::default(),
         devices,
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,

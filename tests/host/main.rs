@@ -26,6 +26,7 @@ mod layers;
 mod limits;
 mod mounts;
 mod needs;
+mod network;
 mod options;
 mod prune;
 mod pull;

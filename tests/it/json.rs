@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
-use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunNetwork, RunRecord, RunState};
 use serde_json::{Value, json};
 
 use crate::support::env::{TestEnv, finish_with, have_root};
@@ -55,6 +55,12 @@ fn full() -> RunRecord {
         detached: true,
         interruptible: true,
         ports: vec!["8080".to_owned()],
+        network: Some(RunNetwork {
+            bridge: String::new(),
+            address: [10, 188, 0, 2].into(),
+            gateway: [10, 188, 0, 1].into(),
+            aliases: vec![String::new()],
+        }),
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
         caches: vec!["key".to_owned()],
