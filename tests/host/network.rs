@@ -63,7 +63,7 @@ fn runs_talk_by_name_and_leave_nothing() {
     let (bridge, there) = (record["network"]["bridge"].as_str().unwrap().to_owned(), address(&env, &server));
     let script = format!(
         "sed -n 's/^nameserver //p' /etc/resolv.conf; tail -n 1 /etc/hosts; ip route | head -n 1; ip -o addr show lo | wc -l; \
-         cat /proc/sys/net/ipv4/ip_unprivileged_port_start; sleep 0.2; for name in {server} db {there}; do nc -w 2 $name 80 </dev/null; done"
+         cat /proc/sys/net/ipv4/ip_unprivileged_port_start; for name in {server} db {there}; do until nc -w 2 $name 80 </dev/null; do usleep 50000; done; done"
     );
     let flags = ["--network", "bridge", "--hostname", "box", "--mac-address", "02:42:0a:00:00:09"];
     let output = env.script(&flags, &format!("{script}; cat /sys/class/net/eth0/address"));
@@ -122,19 +122,19 @@ fn what_a_killed_supervisor_leaves_the_next_command_takes_down() {
     let name = env.name();
     let arguments =
         ["run", "--network", "private", "-p", "80", "--name", &name, "app", "sh", "-c", "echo up; sleep 1000"];
-    let mut running = Running::start(&mut env.command(arguments));
+    let running = Running::start(&mut env.command(arguments));
     wait_until(|| env.run(["logs", &name]).stdout.contains("up"));
     let record = env.record(&name);
     let (bridge, there) = (record["network"]["bridge"].as_str().unwrap().to_owned(), address(&env, &name));
     assert!(tool("iptables-save", [""; 0]).contains(&there));
-    kill(nix::unistd::Pid::from_raw(i32::try_from(running.pid()).unwrap()), Signal::SIGSTOP).unwrap();
+    kill(nix::unistd::Pid::from_raw(running.pid()), Signal::SIGSTOP).unwrap();
     kill(running.supervisor(), Signal::SIGKILL).unwrap();
     wait_until(|| !record["pid"].as_i64().is_some_and(|pid| Path::new(&format!("/proc/{pid}/root/bin")).exists()));
     env.run(["ps"]).code(0);
     assert_eq!(env.record(&name)["exit"]["reason"], "supervisor_lost");
     assert!(!Path::new("/sys/class/net").join(&bridge).exists(), "the bridge {bridge} is there");
     assert!(!tool("iptables-save", [""; 0]).contains(&there));
-    kill(nix::unistd::Pid::from_raw(i32::try_from(running.pid()).unwrap()), Signal::SIGCONT).unwrap();
+    kill(nix::unistd::Pid::from_raw(running.pid()), Signal::SIGCONT).unwrap();
     running.finish();
     assert_no_network(&env, &bridge, &there);
 }
