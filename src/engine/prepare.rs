@@ -178,14 +178,7 @@ fn fill(
     options.default_hostname = name.as_str().parse().ok();
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
-    let paths = Paths {
-        rootfs: dir.path().join("rootfs"),
-        cgroup: Cgroup::spec_path(&record.id),
-        resolv_conf: Some(etc.join("resolv.conf")),
-        hosts: Some(etc.join("hosts")),
-        hostname: Some(etc.join("hostname")),
-        volumes: dir.path().join("volumes"),
-    };
+    let paths = paths_of(dir, &etc, &record.id);
     let staging = dir.gpu();
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
     let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
@@ -238,6 +231,18 @@ fn fill(
         notes: [brought.notes, built.notes].concat(),
     };
     Ok((supervised, lease, words))
+}
+
+/// Where the parts of a run are.
+fn paths_of(dir: &RunDir, etc: &Path, id: &str) -> Paths {
+    Paths {
+        rootfs: dir.path().join("rootfs"),
+        cgroup: Cgroup::spec_path(id),
+        resolv_conf: Some(etc.join("resolv.conf")),
+        hosts: Some(etc.join("hosts")),
+        hostname: Some(etc.join("hostname")),
+        volumes: dir.path().join("volumes"),
+    }
 }
 
 /// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.

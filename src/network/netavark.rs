@@ -112,8 +112,8 @@ fn bounded(command: &mut Command) -> io::Result<Option<bool>> {
 /// What it says went wrong, from the last line that is a document of its form; else all it said.
 fn error_in(said: &[u8]) -> String {
     let said = String::from_utf8_lossy(said);
-    let documents = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let error = documents.filter_map(|document| Some(document.get("error")?.as_str()?.to_owned())).last();
+    let mut documents = said.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let error = documents.find_map(|document| Some(document.get("error")?.as_str()?.to_owned()));
     let text = error.unwrap_or_else(|| said.trim().chars().take(MAX_SHOWN_CHARACTERS).collect());
     printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }

@@ -57,7 +57,7 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// Takes the first that no route leads to. `routes` has the form of `/proc/net/route` (proc_pid_net(5)): addresses are numbers in the
+/// Takes the first that no route leads to. `routes` has the form of `/proc/net/route` (`proc_pid_net(5)`): addresses are numbers in the
 /// machine's order of bytes. A route of the bridge `own`, which a killed process may have left, is no hindrance.
 pub(super) fn choose(routes: &str, own: Option<&str>) -> Option<Subnet> {
     let number = |field: &str| u32::from_str_radix(field, 16).ok().map(u32::from_be);

@@ -78,7 +78,7 @@ fn bridge_request(request: u32, name: &str) -> io::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let name = interface_name(name)?;
     // SAFETY: both requests read IFNAMSIZ bytes, which `name` has, and which end with a NUL.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), request as _, name.as_ptr()) } < 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::c_ulong::from(request), name.as_ptr()) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -50,7 +50,8 @@ fn assert_no_network(env: &TestEnv, bridge: &str, address: &str) {
 fn said_on(address: &str, port: &str) -> String {
     let mut said = String::new();
     wait_until(|| {
-        said = finish(&mut program("busybox", ["nc", "-w", "1", address, port])).stdout.trim().to_owned();
+        let output = finish(&mut program("busybox", ["nc", "-w", "1", address, port]));
+        output.stdout.trim().clone_into(&mut said);
         !said.is_empty()
     });
     said
@@ -146,7 +147,9 @@ fn runs_at_once_have_different_addresses() {
     let names: Vec<String> = (0..5).map(|_| env.name()).collect();
     let arguments = |name| ["run", "--network", "private", "--name", name, "app", "sleep", "0.5"];
     let running: Vec<Running> = names.iter().map(|name| env.spawn(arguments(name.as_str()))).collect();
-    running.into_iter().for_each(|running| drop(running.finish().code(0)));
+    for running in running {
+        running.finish().code(0);
+    }
     let mut addresses: Vec<String> = names.iter().map(|name| address(&env, name)).collect();
     let (bridge, one) = (env.record(&names[0])["network"]["bridge"].as_str().unwrap().to_owned(), addresses[0].clone());
     addresses.sort();
