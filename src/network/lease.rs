@@ -6,16 +6,21 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::netavark::{INTERFACE, is_interface, run};
 use super::{Alias, Mac, NetworkError, Places, Published, Subnet, Tools, subnet};
-use crate::sys::{Lock, LockMode, read_bounded, remove_bridge, stand_in_network};
+use crate::sys::{Lock, LockMode, pidfd, read_bounded, remove_bridge, stand_in_network};
 
+/// It leaves within milliseconds.
+const NAME_SERVER_LEAVES_MS: u16 = 2000;
 const ROUTES: &str = "/proc/net/route";
 /// What is read of a file of ours, and of the routes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -154,19 +159,26 @@ impl Plan {
     /// Where something may be left the lease stays: when the supervisor has ended, the next command sees to it.
     pub fn end(&self, namespace: Option<&File>) -> Result<(), NetworkError> {
         let _lock = self.lock()?;
+        let names = NameServer::find(&self.dir);
         if let Some(namespace) = namespace {
             run(self, "teardown", namespace)?;
         }
-        self.give_back()
+        self.give_back(names)
     }
 
     /// The caller holds the lock.
-    fn give_back(&self) -> Result<(), NetworkError> {
+    fn give_back(&self, names: Option<NameServer>) -> Result<(), NetworkError> {
         let path = self.path();
         fs::remove_file(&path).map_err(|source| file("remove", &path, source))?;
         let bridge = self.subnet.bridge();
+        if !leases(&self.dir)?.is_empty() {
+            return Ok(());
+        }
+        if let Some(names) = names {
+            names.wait();
+        }
         // netavark does this itself, unless it was killed meanwhile.
-        if leases(&self.dir)?.is_empty() && is_interface(&bridge) {
+        if is_interface(&bridge) {
             remove_bridge(&bridge)
                 .map_err(|source| NetworkError::Kernel { what: "remove the bridge of containers", source })?;
         }
@@ -211,11 +223,33 @@ impl Plan {
     fn bury(&self) -> Result<(), NetworkError> {
         let stand_in = stand_in_network(INTERFACE)
             .map_err(|source| NetworkError::Kernel { what: "make a network namespace", source })?;
+        let names = NameServer::find(&self.dir);
         match run(self, "teardown", &stand_in) {
             // It fails where nothing was set up, or only a part; it goes on past what it does not find.
-            Ok(()) | Err(NetworkError::Failed { .. }) => self.give_back(),
+            Ok(()) | Err(NetworkError::Failed { .. }) => self.give_back(names),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// The aardvark-dns of a directory of leases. It ends by itself, a moment after it was told that no name is left; who starts the next
+/// one within that moment would talk to one that is leaving, or find its port taken.
+struct NameServer(OwnedFd);
+
+impl NameServer {
+    fn find(dir: &Path) -> Option<Self> {
+        let dir = dir.join("netavark/aardvark-dns");
+        let text = String::from_utf8(read_bounded(&dir.join("aardvark.pid"), MAX_FILE_BYTES).ok()?).ok()?;
+        let pid: i32 = text.trim().parse().ok()?;
+        let process = pidfd(Pid::from_raw(pid)).ok()?;
+        // The number may be somebody else's by now.
+        let words = read_bounded(Path::new(&format!("/proc/{pid}/cmdline")), MAX_FILE_BYTES).ok()?;
+        words.split(|byte| *byte == 0).any(|word| word == dir.as_os_str().as_bytes()).then_some(Self(process))
+    }
+
+    fn wait(self) {
+        let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut ended, NAME_SERVER_LEAVES_MS);
     }
 }
 

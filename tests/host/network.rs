@@ -50,7 +50,7 @@ fn assert_no_network(env: &TestEnv, bridge: &str, address: &str) {
 fn said_on(address: &str, port: &str) -> String {
     let mut said = String::new();
     wait_until(|| {
-        let output = finish(&mut program("busybox", ["nc", "-w", "1", address, port]));
+        let output = finish(&mut program("timeout", ["2", "busybox", "nc", "-w", "1", address, port]));
         output.stdout.trim().clone_into(&mut said);
         !said.is_empty()
     });
@@ -60,12 +60,12 @@ fn said_on(address: &str, port: &str) -> String {
 #[test]
 fn runs_talk_by_name_and_leave_nothing() {
     let Some((env, _guard)) = private(app()) else { return };
-    let server = start(&env, &["--network-alias", "db"], "while :; do nc -l -p 80 -e echo hello; done");
+    let server = start(&env, &["--network-alias", "db"], "nc -ll -p 80 -e echo hello");
     let record = env.record(&server);
     let (bridge, there) = (record["network"]["bridge"].as_str().unwrap().to_owned(), address(&env, &server));
     let script = format!(
         "sed -n 's/^nameserver //p' /etc/resolv.conf; tail -n 1 /etc/hosts; ip route | head -n 1; ip -o addr show lo | wc -l; \
-         cat /proc/sys/net/ipv4/ip_unprivileged_port_start; for name in {server} db {there}; do until nc -w 2 $name 80 </dev/null; do usleep 50000; done; done"
+         cat /proc/sys/net/ipv4/ip_unprivileged_port_start; for name in {server} db {there}; do until timeout 2 nc -w 2 $name 80 </dev/null; do usleep 50000; done; done"
     );
     let flags = ["--network", "bridge", "--hostname", "box", "--mac-address", "02:42:0a:00:00:09"];
     let output = env.script(&flags, &format!("{script}; cat /sys/class/net/eth0/address"));
@@ -84,7 +84,7 @@ fn runs_talk_by_name_and_leave_nothing() {
 #[test]
 fn published_ports_are_reached_and_taken() {
     let Some((env, _guard)) = private(app_with(|image| image)) else { return };
-    let script = "while :; do nc -l -p 80 -e echo web; done";
+    let script = "nc -ll -p 80 -e echo web";
     let flags = ["-p", "80", "-p", "127.0.0.1::53/udp", "--expose", "81", "-P"];
     let run = start(&env, &flags, script);
     let (there, ports) = (address(&env, &run), env.record(&run)["ports"].clone());
