@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod mounts;
 mod namespaces;
+mod network;
 mod security;
 mod system;
 mod transport;
@@ -41,6 +42,7 @@ pub(super) use self::life::LifeArgs;
 pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
 pub(super) use self::mounts::MountArgs;
 pub(super) use self::namespaces::NamespaceArgs;
+pub(super) use self::network::{NetworkArgs, PortArgs};
 pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
@@ -96,6 +98,8 @@ pub(super) enum Command {
     Logs(LogsArgs),
     /// Show what happens to runs, as it happens.
     Events(EventsArgs),
+    /// Show where the ports of a run are reached.
+    Port(PortArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
     /// Send a signal to the workload of runs.
@@ -236,7 +240,8 @@ pub(super) struct ContainerArgs {
     /// Size of /dev/shm [default: 64m].
     #[arg(long, value_name = "SIZE")]
     pub(super) shm_size: Option<String>,
-    /// `host`: the machine's network. `none`: only a loopback interface. `container:RUN`: that of another run.
+    /// `host`: the machine's network. `none`: only a loopback interface. `private`: an address on a bridge, and a way
+    /// out. `container:RUN`: that of another run.
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "host")]
     pub(super) network: String,
     /// Host name in the container.
@@ -273,6 +278,8 @@ pub(super) struct RunArgs {
     pub(super) lease: LeaseArgs,
     #[command(flatten)]
     pub(super) cgroups: CgroupArgs,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.

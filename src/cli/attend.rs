@@ -37,7 +37,7 @@ pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer
     };
     drop(observer);
     introduce(&run, printer, ending.stops && !detached);
-    if let Some(line) = listening {
+    if let Some(line) = run.published().map(ToOwned::to_owned).or(listening) {
         printer.say(&line);
     }
     loop {

@@ -24,6 +24,7 @@ mod load;
 mod logs;
 mod names;
 mod options;
+mod port;
 mod printer;
 mod prune;
 mod ps;
@@ -100,6 +101,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Doctor(args) => doctor::show(&context, &args),
         Command::Events(args) => events::show(&context, &args),
         Command::Cp(args) => cp::copy(&context, &args),
+        Command::Port(args) => port::port(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Kill(args) => control::kill(&context, &args),

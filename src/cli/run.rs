@@ -16,6 +16,7 @@ use super::life::{IdFile, conduct, events};
 use super::limits::labels;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
+use super::port::network_wishes;
 use super::printer::{Printer, print_json};
 use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
@@ -32,6 +33,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
     let cgroups = cgroups(&args.cgroups, printer)?;
+    let network = network_wishes(&args.network, &options.network)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
@@ -50,6 +52,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
+        network,
         devices,
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,

@@ -13,6 +13,7 @@ use super::share::ShareError;
 use crate::artifact::{ArtifactError, RemoteError};
 use crate::container::{CgroupError, HostError};
 use crate::image::Platform;
+use crate::network::NetworkError;
 use crate::registry::RegistryError;
 use crate::rootfs::RootfsError;
 use crate::spec::SpecError;
@@ -85,6 +86,9 @@ pub enum EngineError {
     /// The devices cannot be had.
     #[error(transparent)]
     Device(Box<DeviceError>),
+    /// A private network cannot be had.
+    #[error(transparent)]
+    Network(Box<NetworkError>),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -141,6 +145,12 @@ impl From<TransportError> for EngineError {
 impl From<ShareError> for EngineError {
     fn from(error: ShareError) -> Self {
         Self::Share(Box::new(error))
+    }
+}
+
+impl From<NetworkError> for EngineError {
+    fn from(error: NetworkError) -> Self {
+        Self::Network(Box::new(error))
     }
 }
 

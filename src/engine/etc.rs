@@ -5,7 +5,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use super::EngineError;
+use super::network;
 use super::share::etc_of;
+use crate::network::Plan;
 use crate::spec::{Network, Options};
 use crate::store::RunDir;
 
@@ -15,12 +17,13 @@ pub(super) fn write(
     hostname: &str,
     options: &Options,
     network_of: Option<&RunDir>,
+    plan: Option<&Plan>,
 ) -> Result<(), EngineError> {
     let write = |path: &Path, source| EngineError::Write { path: path.to_owned(), source };
     fs::DirBuilder::new().mode(0o755).create(etc).map_err(|source| write(etc, source))?;
     let (hosts, resolv_conf) = match network_of {
         Some(run) => (etc_of(run, "hosts")?, etc_of(run, "resolv.conf")?),
-        None => own_files(hostname, options),
+        None => own_files(hostname, options, plan),
     };
     for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
         let path = etc.join(name);
@@ -34,14 +37,19 @@ pub(super) fn write(
 }
 
 /// The hosts file, and the resolver's.
-fn own_files(hostname: &str, options: &Options) -> (String, String) {
-    let base = match &options.network {
-        Network::Host | Network::Run(_) => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        Network::None => {
+fn own_files(hostname: &str, options: &Options, plan: Option<&Plan>) -> (String, String) {
+    let base = match (&options.network, plan) {
+        (_, Some(plan)) => network::hosts(plan, hostname),
+        (Network::Host | Network::Run(_), None) => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        (Network::None | Network::Private, None) => {
             let full = options.domainname.as_ref().map(|domain| format!("{hostname}.{domain} ")).unwrap_or_default();
             format!("127.0.0.1\tlocalhost {full}{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
         }
     };
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    (options.lookup.hosts_file(&base, &options.network), options.lookup.resolv_conf(&resolv_conf))
+    let machine = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let asked = options.lookup.resolv_conf(&machine);
+    // The servers that were asked for are asked by aardvark-dns, which knows the other containers too.
+    let resolv_conf = plan.map_or_else(|| asked.clone(), |plan| network::resolv_conf(plan, &asked));
+    let gateway = plan.map(|plan| plan.subnet.gateway());
+    (options.lookup.hosts_file(&base, &options.network, gateway), resolv_conf)
 }

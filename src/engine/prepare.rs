@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
-use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings, etc, share};
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings, etc, network, share};
 use crate::artifact::{self, UploadRequest, prepare_remote};
 use crate::container::{Cgroup, CgroupError, boot_id, host_devices, host_facts};
+use crate::network::Lease;
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{
-    self, Dialect, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths, PidMode,
+    self, Dialect, Hostname, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Options, Paths, PidMode,
 };
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
@@ -37,6 +38,8 @@ pub(super) struct Prepared {
     pub(super) request: Request,
     pub(super) reservation: Reservation,
     pub(super) stdin: Option<OwnedFd>,
+    /// Its address.
+    pub(super) lease: Option<Lease>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
 }
@@ -109,6 +112,7 @@ fn record(
         detached: request.detached,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
+        network: None,
         artifact_store: request
             .artifact_store
             .as_ref()
@@ -156,10 +160,10 @@ pub(super) fn run(
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
     match fill(store, settings, &request, admitted, upload, image) {
-        Ok((supervised, Words { mut warnings, notes })) => {
+        Ok((supervised, lease, Words { mut warnings, notes })) => {
             warnings.extend(hidden_directories(store, &request, &admitted.mounts, image)?);
             let RunRequest { reservation, stdin, .. } = request;
-            Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
+            Ok(Prepared { request: supervised, reservation, stdin, lease, warnings, notes })
         }
         Err(error) => {
             // Only what this run has made: an earlier one of that name may have left artifacts.
@@ -178,7 +182,7 @@ fn fill(
     admitted: &Admitted,
     upload: Option<UploadRequest>,
     image: &ReadyImage,
-) -> Result<(Request, Words), EngineError> {
+) -> Result<(Request, Option<Lease>, Words), EngineError> {
     let (name, dir) = (request.reservation.name(), request.reservation.dir());
     let (given, record) = (&admitted.given, admitted.record.clone());
     let mut options = request.options.clone();
@@ -189,10 +193,7 @@ fn fill(
     };
     options.mounts.extend(own_mounts(request, dir, &artifacts)?);
     let network_of = share::network_of(store, &options)?;
-    options.default_hostname = match &network_of {
-        Some(run) => share::etc_of(run, "hostname")?.trim().parse().ok(),
-        None => name.as_str().parse().ok(),
-    };
+    options.default_hostname = default_hostname(network_of.as_ref(), name)?;
     let surroundings = share::surroundings(store, &options, &admitted.mounted)?;
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
@@ -201,7 +202,9 @@ fn fill(
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
     let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     cgroup.adapt(&mut built.spec);
-    etc::write(&etc, &built.hostname, &options, network_of.as_ref())?;
+    let lease = network::lease(request, settings, &record.id, &image.image.config.exposed_ports)?;
+    let plan = lease.as_ref().map(Lease::plan);
+    etc::write(&etc, &built.hostname, &options, network_of.as_ref(), plan)?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
@@ -210,6 +213,8 @@ fn fill(
         mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
+        network: plan.map(network::recorded),
+        ports: plan.map_or(record.ports, |plan| plan.ports.iter().map(ToString::to_string).collect()),
         ..record
     };
     dir.write_passing_record(&record)?;
@@ -231,7 +236,8 @@ fn fill(
             shared: request.devices.shared,
         }),
         gpu_watch: given.watch(&request.devices),
-        own_network: options.network == Network::None,
+        own_network: options.network.is_own(),
+        network: plan.cloned(),
         surroundings,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
@@ -242,9 +248,17 @@ fn fill(
         conduct: request.conduct.clone(),
         feed: FeedStart::default(),
     };
-    let words =
-        Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
-    Ok((supervised, words))
+    let of_network = plan.map(network::warnings).unwrap_or_default();
+    let warnings = [brought.warnings, built.warnings, of_network].concat();
+    Ok((supervised, lease, Words { warnings, notes: [brought.notes, built.notes].concat() }))
+}
+
+/// The host name when none is asked for: that of the run whose network is shared, else the run's own.
+fn default_hostname(network_of: Option<&RunDir>, name: &RunName) -> Result<Option<Hostname>, EngineError> {
+    Ok(match network_of {
+        Some(run) => share::etc_of(run, "hostname")?.trim().parse().ok(),
+        None => name.as_str().parse().ok(),
+    })
 }
 
 /// Artifacts, and the file that a workflow's shell writes.

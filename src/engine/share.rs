@@ -81,7 +81,7 @@ fn join(store: &Store, flag: &'static str, kind: Shared, run: &RunRef) -> Result
 pub(super) fn network_of(store: &Store, options: &Options) -> Result<Option<RunDir>, EngineError> {
     match &options.network {
         Network::Run(run) => Ok(Some(store.run(run.as_str())?)),
-        Network::Host | Network::None => Ok(None),
+        Network::Host | Network::None | Network::Private => Ok(None),
     }
 }
 

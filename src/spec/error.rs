@@ -175,7 +175,7 @@ pub enum SpecError {
     )]
     Hostname(String),
     /// Not a network mode.
-    #[error("network `{0}` is not supported yet, expected `host`, `none` or `container:RUN`")]
+    #[error("network `{0}` is not supported, expected `host`, `none`, `private` or `container:RUN`")]
     Network(String),
     /// Not a mode of a namespace.
     #[error("`{flag} {text}` is unknown, expected {expected}")]

@@ -76,7 +76,7 @@ fn filter(
 /// The user's win over docker's.
 fn sysctls(options: &Options) -> Option<HashMap<String, String>> {
     let dockers = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let dockers = dockers.into_iter().filter(|_| options.network == Network::None);
+    let dockers = dockers.into_iter().filter(|_| options.network.is_own());
     let sysctls: HashMap<_, _> = dockers.chain(options.security.sysctls.iter().map(Sysctl::pair)).collect();
     (!sysctls.is_empty()).then_some(sysctls)
 }
@@ -98,7 +98,7 @@ fn namespaces(options: &Options, joined: &Path) -> Result<Vec<LinuxNamespace>, O
         IpcMode::Host => {}
     }
     match &options.network {
-        Network::None => list.push(own(LinuxNamespaceType::Network)?),
+        Network::None | Network::Private => list.push(own(LinuxNamespaceType::Network)?),
         Network::Run(_) => list.push(of_run(LinuxNamespaceType::Network, Shared::Network)?),
         Network::Host => {}
     }

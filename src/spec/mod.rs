@@ -356,9 +356,11 @@ fn identity(image: &ImageConfig, options: &Options, files: &ImageFiles<'_>) -> R
 fn hostname(options: &Options, host: &HostFacts) -> String {
     match (&options.hostname, &options.network, &options.default_hostname) {
         _ if options.namespaces.uts == OwnOrHost::Host => host.hostname.clone(),
-        (Some(hostname), _, _) | (None, Network::None | Network::Run(_), Some(hostname)) => hostname.to_string(),
+        (Some(hostname), _, _) | (None, Network::None | Network::Private | Network::Run(_), Some(hostname)) => {
+            hostname.to_string()
+        }
         (None, Network::Host, _) => host.hostname.clone(),
-        (None, Network::None | Network::Run(_), None) => LAST_HOSTNAME.to_owned(),
+        (None, Network::None | Network::Private | Network::Run(_), None) => LAST_HOSTNAME.to_owned(),
     }
 }
 

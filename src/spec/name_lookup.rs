@@ -107,10 +107,16 @@ impl NameLookup {
         .find_map(|(flag, is_absent)| (!is_absent).then_some(flag))
     }
 
+    /// `--dns`, in order.
+    #[must_use]
+    pub fn servers(&self) -> &[IpAddr] {
+        &self.servers
+    }
+
     /// Refuses `host-gateway` where no way leads to the machine.
     pub(super) fn check(&self, network: &Network) -> Result<(), SpecError> {
         match self.hosts.iter().find(|host| host.address == HostAddress::Gateway) {
-            Some(host) if gateway(network).is_none() => {
+            Some(host) if gateway(network, Some(Ipv4Addr::UNSPECIFIED)).is_none() => {
                 Err(SpecError::NoGateway { name: host.name.clone(), network: network.to_string() })
             }
             _ => Ok(()),
@@ -118,8 +124,9 @@ impl NameLookup {
     }
 
     /// The hosts file: `base` and the names of `--add-host` after it.
+    /// `bridge` is the machine's address in a private network.
     #[must_use]
-    pub fn hosts_file(&self, base: &str, network: &Network) -> String {
+    pub fn hosts_file(&self, base: &str, network: &Network, bridge: Option<Ipv4Addr>) -> String {
         if self.hosts.is_empty() {
             return base.to_owned();
         }
@@ -127,7 +134,7 @@ impl NameLookup {
         for ExtraHost { name, address } in &self.hosts {
             let address = match address {
                 HostAddress::Address(address) => Some(*address),
-                HostAddress::Gateway => gateway(network),
+                HostAddress::Gateway => gateway(network, bridge),
             };
             lines.extend(address.map(|address| format!("{address}\t{name}")));
         }
@@ -160,9 +167,10 @@ impl NameLookup {
 }
 
 /// Where the machine is found from within: on its own network it is the container's own loopback address.
-const fn gateway(network: &Network) -> Option<IpAddr> {
+fn gateway(network: &Network, bridge: Option<Ipv4Addr>) -> Option<IpAddr> {
     match network {
         Network::Host => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Network::Private => bridge.map(IpAddr::V4),
         Network::None | Network::Run(_) => None,
     }
 }
@@ -192,7 +200,7 @@ mod tests {
         let lookup =
             parse(&["db:10.0.0.1", "six:2001:db8::1", "b=[::1]", "up.stream_1:host-gateway"], &[], &[], &[]).unwrap();
         assert_eq!(
-            lookup.hosts_file("127.0.0.1 localhost", &Network::Host),
+            lookup.hosts_file("127.0.0.1 localhost", &Network::Host, None),
             "127.0.0.1 localhost\n10.0.0.1\tdb\n2001:db8::1\tsix\n::1\tb\n127.0.0.1\tup.stream_1\n"
         );
         assert!(lookup.check(&Network::Host).is_ok());

@@ -18,6 +18,19 @@ pub enum Network {
     None,
     /// That of another run, with its host name and its files for looking names up.
     Run(RunRef),
+    /// A fresh namespace with an address on a bridge of this machine, and a way out.
+    Private,
+}
+
+impl Network {
+    /// Whether the container has a network namespace to itself.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        match self {
+            Self::Host | Self::Run(_) => false,
+            Self::None | Self::Private => true,
+        }
+    }
 }
 
 impl FromStr for Network {
@@ -27,6 +40,8 @@ impl FromStr for Network {
         match text {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
+            // The second is docker's name for it.
+            "private" | "bridge" => Ok(Self::Private),
             other => match RunRef::in_mode("--network", other) {
                 Some(run) => run.map(Self::Run),
                 None => Err(SpecError::Network(other.to_owned())),
@@ -40,6 +55,7 @@ impl fmt::Display for Network {
         match self {
             Self::Host => f.write_str("host"),
             Self::None => f.write_str("none"),
+            Self::Private => f.write_str("private"),
             Self::Run(run) => write!(f, "container:{run}"),
         }
     }
@@ -88,8 +104,14 @@ mod tests {
     fn modes() {
         assert_eq!("host".parse::<Network>().unwrap(), Network::Host);
         assert_eq!("none".parse::<Network>().unwrap(), Network::None);
-        let message = "bridge".parse::<Network>().unwrap_err().to_string();
-        assert_eq!(message, "network `bridge` is not supported yet, expected `host`, `none` or `container:RUN`");
+        for text in ["private", "bridge"] {
+            assert_eq!(text.parse::<Network>().unwrap(), Network::Private);
+        }
+        let message = "macvlan".parse::<Network>().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "network `macvlan` is not supported, expected `host`, `none`, `private` or `container:RUN`"
+        );
         assert_eq!("container:db".parse::<Network>().unwrap().to_string(), "container:db");
         assert!("container:".parse::<Network>().is_err());
     }

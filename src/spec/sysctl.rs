@@ -83,7 +83,7 @@ impl Sysctl {
     /// Whether the container has the namespace that it belongs to, as one of its own: another run's is not to be changed either.
     pub(super) fn check(&self, network: &Network, namespaces: &Namespaces) -> Result<(), SpecError> {
         let has_own = match self.namespace {
-            Namespace::Network => *network == Network::None,
+            Namespace::Network => network.is_own(),
             Namespace::Ipc => !matches!(namespaces.ipc, IpcMode::Host | IpcMode::Run(_)),
             Namespace::Uts => namespaces.uts == OwnOrHost::Private,
         };

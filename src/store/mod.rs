@@ -63,7 +63,7 @@ pub use images::StoredImage;
 pub use journal::Journal;
 pub use layers::{LayerInfo, LayerWriter};
 pub use record::{
-    Exit, ExitReason, FailedCommand, GpuUsage, Limits, MountedImage, RunGpu, RunRecord, RunState, Victim,
+    Exit, ExitReason, FailedCommand, GpuUsage, Limits, MountedImage, RunGpu, RunNetwork, RunRecord, RunState, Victim,
 };
 pub use removal::Freed;
 pub use run_cgroup::{CgroupMode, CgroupModeError, RunCgroup};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -150,6 +151,21 @@ pub struct GpuUsage {
     /// Most memory in use, in bytes; whoever used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<ByteSize>,
+}
+
+/// A network that a run has to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunNetwork {
+    /// The bridge of this machine that it is on.
+    pub bridge: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The machine's address there; names are asked for there too.
+    pub gateway: Ipv4Addr,
+    /// Names that it has beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// What a run may use.
@@ -319,9 +335,13 @@ pub struct RunRecord {
     /// SIGTERM to the tool means that the machine is being taken away.
     #[serde(default)]
     pub interruptible: bool,
-    /// Ports that the workload listens on: `8080`, `8080:80`.
+    /// Ports that the workload listens on: `8080`, `8080:80`; of a network of its own those that are published:
+    /// `0.0.0.0:8080->80/tcp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// Its network, when it has one to itself that leads out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<RunNetwork>,
     /// Where artifacts are saved: a URL without credentials; absent for the store's own directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_store: Option<String>,

@@ -29,6 +29,7 @@ use super::gpus::GpuEye;
 use super::links::Models;
 use super::live::LiveRun;
 use super::log::LogWriter;
+use super::network::OwnNetwork;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::pulse::Pulse;
 use super::relay::{Listeners, Relay, Watched};
@@ -76,6 +77,7 @@ pub(super) struct Life {
     _lock: OwnedFd,
     /// Its GPUs, until nothing of the run is left that could use them.
     leases: Option<Handed>,
+    network: OwnNetwork,
     stdin: Option<OwnedFd>,
 }
 
@@ -100,13 +102,15 @@ impl Life {
             }
             None => None,
         };
+        let address = if request.network.is_some() { descriptors.next() } else { None };
+        let network = OwnNetwork::adopt(address)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
         let listener = if request.feed.has_listener { descriptors.next() } else { None };
         let (name, id) = (request.record.name.clone(), request.record.id.clone());
         let feed = Feed::new(&request.state, listener, name, id, request.feed.seq);
         let stdin = descriptors.next();
-        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, stdin })
+        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, network, stdin })
     }
 
     fn live(&mut self) {
@@ -128,7 +132,8 @@ impl Life {
         self.touch_caches();
         let problems = clean_up(&self.run, &self.request.record, &self.request.state);
         let is_clean = problems.is_empty();
-        for warning in problems {
+        let network_problem = self.network.end(self.request.network.as_ref());
+        for warning in problems.into_iter().chain(network_problem) {
             self.warn(warning);
         }
         // Where something is left the note stays, and whoever takes the GPUs next sees to it first.
@@ -152,6 +157,7 @@ impl Life {
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
         let mut models = Models::default();
         models.open(&self.request.surroundings.linked, true)?;
+        self.network.open(self.request.network.as_ref())?;
         self.isolate().map_err(system("set up the supervisor"))?;
         models.open(&self.request.surroundings.linked, false)?;
         let cgroup_failure = |error| StartFailure::ours(describe(&error));
@@ -201,6 +207,7 @@ impl Life {
         if self.request.own_network {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
+        self.network.set_up(self.request.network.as_ref(), pid)?;
         self.restrict_devices(cgroup)?;
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         if !self.request.record.detached && self.audience.client_is_gone() {

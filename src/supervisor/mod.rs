@@ -20,6 +20,7 @@ mod links;
 mod live;
 mod log;
 mod mask;
+mod network;
 pub mod protocol;
 mod pulse;
 mod reader;

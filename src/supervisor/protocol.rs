@@ -23,6 +23,7 @@ use super::surroundings::Surroundings;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::container::LimitChange;
 use crate::image::ByteSize;
+use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
 
@@ -53,6 +54,8 @@ pub struct Request {
     pub leases: Option<LeaseFiles>,
     /// How its GPUs are watched.
     pub gpu_watch: Option<GpuWatch>,
+    /// Its private network; the lock of its address comes after those of the GPUs.
+    pub network: Option<Plan>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
     /// What it shares with other runs, images and the machine.

@@ -38,6 +38,7 @@ mod life;
 mod limits;
 mod mounts;
 mod needs;
+mod network;
 mod options;
 mod prune;
 mod pull;

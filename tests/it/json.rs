@@ -7,7 +7,7 @@ use std::path::Path;
 use dockless::image::{ByteSize, Digest};
 use dockless::store::{
     CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, MountedImage, RunCgroup,
-    RunGpu, RunRecord, RunState, Victim,
+    RunGpu, RunNetwork, RunRecord, RunState, Victim,
 };
 use serde_json::{Value, json};
 
@@ -60,6 +60,12 @@ fn full() -> RunRecord {
         detached: true,
         interruptible: true,
         ports: vec!["8080".to_owned()],
+        network: Some(RunNetwork {
+            bridge: String::new(),
+            address: [10, 188, 0, 2].into(),
+            gateway: [10, 188, 0, 1].into(),
+            aliases: vec![String::new()],
+        }),
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
         labels: [("team".to_owned(), "a".to_owned())].into(),
