@@ -32,6 +32,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
+pub use self::control::Attached;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
@@ -48,10 +49,9 @@ use crate::registry::{self, Login, RegistryError};
 use crate::rootfs::{Choice, RootfsError};
 use crate::spec::{self, SpecError};
 use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
-use crate::supervisor::protocol::Event;
-pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
+pub use crate::supervisor::protocol::{Conduct, Event, Masked, Order, StopReason};
 use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
-use crate::sys::Lock;
+use crate::sys::{Lock, WindowSize};
 use crate::transport::{Input, Loaded, TransportError};
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
@@ -112,6 +112,12 @@ pub struct RunRequest {
     pub keep: bool,
     /// What the container reads; nothing when there is none.
     pub stdin: Option<OwnedFd>,
+    /// The container's input stays open for those who attach.
+    pub interactive: bool,
+    /// How large the terminal of [`spec::Options::terminal`] is.
+    pub terminal_size: Option<WindowSize>,
+    /// The container's first process is ours.
+    pub init: bool,
     /// It goes on without whoever starts it.
     pub detached: bool,
     /// SIGTERM to the tool means that the machine is being taken away.
@@ -292,6 +298,17 @@ pub enum EngineError {
     NoMountSource {
         /// The source.
         path: PathBuf,
+    },
+    /// There is nobody to attach to.
+    #[error(
+        "cannot attach to run `{name}`\nhint: `dockless logs {name}` shows what it wrote, `dockless ps -a` how it stands"
+    )]
+    Attach {
+        /// The run.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]

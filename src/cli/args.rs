@@ -1,6 +1,7 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
 mod check;
+mod exec;
 mod gpu;
 mod kept;
 mod system;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::check::CheckArgs;
+pub(super) use self::exec::{AttachArgs, ExecArgs, TerminalArgs};
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -68,6 +70,10 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Run one more command in the container of a run.
+    Exec(Box<ExecArgs>),
+    /// Have the output of a run from now on, and give it input.
+    Attach(AttachArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
     /// Wait for the end of runs and print their exit codes.
@@ -228,9 +234,11 @@ pub(super) struct RunArgs {
     pub(super) artifact: Vec<String>,
     #[command(flatten)]
     pub(super) store: ArtifactStoreArgs,
-    /// Pass standard input on.
-    #[arg(short, long, conflicts_with = "detach")]
+    /// Pass standard input on; with `--detach`, keep it open for those who attach.
+    #[arg(short, long)]
     pub(super) interactive: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
     /// Print the run's name once its command runs, and let it go on.
     #[arg(short, long)]
     pub(super) detach: bool,

@@ -3,11 +3,13 @@
 mod args;
 mod artifacts;
 mod ask;
+mod attach;
 mod attend;
 mod check;
 mod context;
 mod devices;
 mod duration;
+mod exec;
 mod exit;
 mod gpu;
 mod images;
@@ -27,6 +29,7 @@ mod system;
 mod table;
 mod tag;
 mod tags;
+mod terminal;
 mod time;
 mod workflow;
 
@@ -88,6 +91,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
+        Command::Exec(args) => exec::exec(&context, *args),
+        Command::Attach(args) => attach::attach(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),

@@ -1,11 +1,10 @@
 //! `run`, `spec` and `bundle`.
 
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
+use super::attach::detach_keys;
 use super::attend::start;
 use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
@@ -14,6 +13,7 @@ use super::images::image_request;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::{Printer, print_json};
+use super::terminal::{Shown, check_input, own_size, relay_stdin};
 use crate::engine::{Conduct, Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
@@ -22,13 +22,25 @@ use crate::store::{Reservation, Store};
 
 pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
-    let (image, options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    let (image, mut options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    options.terminal = args.terminal.tty;
+    let keys = detach_keys(args.terminal.detach_keys.as_deref())?;
+    let gives_input = args.interactive && !args.detach;
+    if gives_input && args.terminal.tty {
+        check_input()?;
+    }
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
+    let (stdin, left) = if gives_input {
+        relay_stdin(args.terminal.tty.then_some(keys)).map(|(stdin, left)| (Some(stdin), Some(left)))?
+    } else {
+        (None, None)
+    };
+    let is_shown = args.terminal.tty && !args.detach;
     let request = RunRequest {
         reservation,
         origin: Origin::default(),
@@ -40,7 +52,10 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         artifact_owner: caller(),
         remove: args.rm,
         keep: args.keep,
-        stdin: args.interactive.then(relay_stdin).transpose()?,
+        stdin,
+        interactive: args.interactive,
+        terminal_size: own_size(),
+        init: args.terminal.init,
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
@@ -52,7 +67,10 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         created: now(),
         nonce: nonce(),
     };
-    block_on(start(&engine, request, printer))
+    block_on(async {
+        let shown = if is_shown { Shown::terminal(left)? } else { Shown::default() };
+        start(&engine, request, shown, printer).await
+    })
 }
 
 pub(super) fn spec(context: &Context, args: SpecArgs) -> Result<u8, CliError> {
@@ -134,23 +152,4 @@ pub(super) fn now() -> String {
 
 pub(super) fn nonce() -> u32 {
     u32::try_from(random() >> 32).unwrap_or_default()
-}
-
-/// A pipe that carries our standard input, so that the container never holds a descriptor of ours.
-///
-/// The thread ends with the input, with the container's end of the pipe, or with us.
-fn relay_stdin() -> Result<OwnedFd, CliError> {
-    let pipe = |source| CliError::Process("relay standard input", source);
-    let (reader, mut writer) = io::pipe().map_err(pipe)?;
-    let relay = move || {
-        let mut buffer = vec![0; 64 << 10];
-        let mut stdin = io::stdin().lock();
-        while let Ok(read @ 1..) = stdin.read(&mut buffer) {
-            if writer.write_all(&buffer[..read]).is_err() {
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("stdin".to_owned()).spawn(relay).map_err(pipe)?;
-    Ok(reader.into())
 }

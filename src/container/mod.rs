@@ -8,6 +8,7 @@ mod cgroup;
 mod device_filter;
 mod exec;
 mod host;
+mod init;
 mod youki;
 
 pub use capacity::{HostResources, host_resources};

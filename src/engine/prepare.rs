@@ -14,7 +14,7 @@ use crate::container::{Cgroup, boot_id, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
-use crate::supervisor::protocol::{LeaseFiles, Request, Volume};
+use crate::supervisor::protocol::{LeaseFiles, Request, TerminalWish, Volume};
 
 /// A run that was let in.
 pub(super) struct Admitted {
@@ -94,6 +94,8 @@ fn record(
         },
         gpus,
         detached: request.detached,
+        terminal: request.options.terminal,
+        interactive: request.interactive,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
         artifact_store: request
@@ -221,6 +223,9 @@ fn fill(
         upload: upload.map(|upload| UploadRequest { prepared: artifacts.clone(), ..upload }),
         artifacts,
         artifact_owner: request.artifact_owner,
+        terminal: options.terminal.then_some(TerminalWish { size: request.terminal_size }),
+        interactive: request.interactive,
+        init: request.init,
         conduct: request.conduct.clone(),
     };
     let words =

@@ -80,6 +80,8 @@ pub struct Options {
     pub network: Network,
     /// `--read-only`: the root file system cannot be written.
     pub read_only: bool,
+    /// `--tty`: the workload's streams are a terminal.
+    pub terminal: bool,
     /// What devices bring with them.
     pub edits: Edits,
 }
@@ -100,6 +102,7 @@ impl Default for Options {
             shm_size: ByteSize(64 << 20),
             network: Network::default(),
             read_only: false,
+            terminal: false,
             edits: Edits::default(),
         }
     }

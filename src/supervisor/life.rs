@@ -12,14 +12,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
-use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{dup2_stdin, pipe2, setsid};
+use nix::unistd::{dup2_stdin, setsid};
 use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
@@ -28,7 +27,9 @@ use super::gpus::GpuEye;
 use super::hint::shm_hint;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
-use super::relay::{Outcome, Relay, Watched};
+use super::relay::{Outcome, Relay, Streams, Watched};
+use super::streams::OurEnds;
+use super::terminal::ConsoleSocket;
 use crate::artifact::Uploader;
 use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage, restrict_devices};
 use crate::gpu::lease::Handed;
@@ -149,19 +150,25 @@ impl Life {
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
         let log = LogWriter::open(&self.run.log()).map_err(system("write the log"))?;
-        let (stdout, container_out) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
-        let (stderr, container_err) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
-        let stdin = match self.stdin.take() {
-            Some(stdin) => stdin,
-            None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
-        };
+        let (theirs, ours) = self.streams().map_err(system("make the container's streams"))?;
         let container = {
             let _guard = cgroup.guard_parent();
-            let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
-            Container::create(&self.request.record.id, &self.request.state, self.run.path(), streams)
+            Container::create(&self.request.record.id, &self.request.state, self.run.path(), theirs, self.request.init)
                 .map_err(ContainerError::into_failure)?
         };
-        self.relay(container, &cgroup, (stdout, stderr), log, eye)
+        let streams = ours.settle(container.pid(), &self.request).map_err(system("set up the container's streams"))?;
+        self.relay(container, &cgroup, streams, log, eye)
+    }
+
+    /// The container's ends of its streams and ours.
+    fn streams(&mut self) -> io::Result<(Stdio, OurEnds)> {
+        let given = self.stdin.take();
+        if self.request.terminal.is_some() {
+            let path = self.run.console();
+            let socket = ConsoleSocket::open(path.clone())?;
+            return Ok((Stdio::Console(path), OurEnds::Terminal { socket, given }));
+        }
+        OurEnds::pipes(given, self.request.interactive)
     }
 
     /// Starts what was created and stays with it until it has ended.
@@ -169,7 +176,7 @@ impl Life {
         &mut self,
         container: Container<Created>,
         cgroup: &Cgroup,
-        output: (OwnedFd, OwnedFd),
+        streams: Streams,
         log: LogWriter,
         mut eye: GpuEye,
     ) -> Result<Exit, StartFailure> {
@@ -196,7 +203,7 @@ impl Life {
             conduct: &self.request.conduct,
         };
         let relay =
-            Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &mut eye, &self.signals, output, log)
+            Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &mut eye, &self.signals, streams, log)
                 .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;

@@ -10,8 +10,10 @@
 
 mod audience;
 mod clean;
+mod flow;
 mod gpus;
 mod hint;
+mod input;
 mod launch;
 mod life;
 mod log;
@@ -19,8 +21,10 @@ mod mask;
 pub mod protocol;
 mod relay;
 mod save;
+mod streams;
 mod sweep;
 mod tail;
+mod terminal;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

@@ -22,6 +22,7 @@ use crate::artifact::{Prepared, UploadRequest};
 use crate::image::ByteSize;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
+use crate::sys::WindowSize;
 
 /// Largest request; what a thousand mounts need is far below.
 const MAX_REQUEST_BYTES: u32 = 16 << 20;
@@ -64,8 +65,22 @@ pub struct Request {
     pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
+    /// The container has a terminal.
+    pub terminal: Option<TerminalWish>,
+    /// The container's input is kept open for whoever gives it some.
+    pub interactive: bool,
+    /// The first process of the container is ours: it reaps and passes signals on.
+    pub init: bool,
     /// How to go about it.
     pub conduct: Conduct,
+}
+
+/// A terminal for the container.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalWish {
+    /// Its size at the start, when it is known.
+    pub size: Option<WindowSize>,
 }
 
 /// Open files with locks of GPUs.
@@ -167,6 +182,8 @@ pub enum Event {
         /// Init on the host.
         pid: i32,
     },
+    /// The command line that started the run may leave; see [`Order::Detach`].
+    Detached,
     /// An artifact was saved.
     Saved {
         /// Files in all artifacts.
@@ -197,6 +214,15 @@ pub enum Order {
         /// The time until SIGKILL, when it is not the run's own.
         grace_ms: Option<u64>,
     },
+    /// The terminal that the run is shown in has another size.
+    Resize {
+        /// Which.
+        size: WindowSize,
+    },
+    /// Give me the output from now on. With it come two or three descriptors: pipes for output and errors, and one with input.
+    Attach,
+    /// From the command line that started the run: it leaves, and the run goes on.
+    Detach,
 }
 
 /// Why a run is ended from outside.
@@ -250,6 +276,19 @@ pub fn receive_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>
     let mut body = Vec::new();
     Read::take(socket, u64::from(length)).read_to_end(&mut body)?;
     Ok((serde_json::from_slice(&body)?, descriptors))
+}
+
+/// Asks a supervisor for what its container writes, and offers to write to it; pipes as [`Order::Attach`] has them.
+pub fn send_attach(socket: &UnixStream, pipes: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&Order::Attach)?;
+    line.push(b'\n');
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(pipes)) {
+        return Err(io::Error::other("too many descriptors for one order"));
+    }
+    let sent = sendmsg(socket, &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Writes one event or order as a line.

@@ -9,7 +9,9 @@ pub mod mount;
 mod net;
 mod nvml;
 mod process;
+mod pty;
 mod space;
+mod terminal;
 mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
@@ -19,7 +21,12 @@ pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
 pub use process::{
-    exit_now, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal, write_raw,
+    close_from, exit_now, fork, has_ended, join_new_keyring, next_signal, pidfd, raise_open_files, reader_is_gone,
+    reset_signals, send_signal, write_raw,
+};
+pub use pty::{
+    WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_nonblocking, set_window_size, window_size,
 };
 pub use space::{free_bytes, network_file_system};
+pub use terminal::{RawTerminal, is_terminal};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -3,6 +3,7 @@
 //! Each test has a store of its own and may run beside the others. A test that cannot run here says why.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod attach;
 mod base;
 mod buckets;
 mod check;
@@ -39,5 +40,6 @@ mod steps;
 mod support;
 mod transport;
 mod transport_hostile;
+mod tty;
 mod workflow;
 mod workflow_keys;
