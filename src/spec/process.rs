@@ -131,7 +131,7 @@ fn environment(image: &ImageConfig, options: &Options, parts: &Parts<'_>) -> Res
     Ok(environment.into_list())
 }
 
-fn reject_nul(what: &str, text: &str) -> Result<(), SpecError> {
+pub(super) fn reject_nul(what: &str, text: &str) -> Result<(), SpecError> {
     if text.contains('\0') {
         return Err(SpecError::Nul { what: what.to_owned(), text: text.to_owned() });
     }

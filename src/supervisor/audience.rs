@@ -174,6 +174,11 @@ pub fn come_to(path: &Path) -> io::Result<UnixStream> {
     at_socket(path, |short| UnixStream::connect(short))
 }
 
+/// Who listens at the other end of a socket that we have come to: whoever called listen(2) (unix(7), `SO_PEERCRED`).
+pub fn peer(socket: &UnixStream) -> io::Result<i32> {
+    Ok(rustix::net::sockopt::socket_peercred(socket)?.pid.as_raw_nonzero().get())
+}
+
 /// Does something with the socket at a path, which may be longer than the 107 bytes of an address (unix(7)).
 pub(super) fn at_socket<T>(path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let missing = || io::Error::from(io::ErrorKind::InvalidInput);

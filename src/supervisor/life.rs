@@ -84,7 +84,7 @@ impl Life {
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         dup2_stdin(File::open("/dev/null")?)?;
-        let (request, descriptors) = receive_request(&control)?;
+        let (request, descriptors) = receive_request::<Request>(&control)?;
         let mut descriptors = descriptors.into_iter();
         let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
         sys::bind_lock_to_process(&lock, LockMode::Exclusive)?;

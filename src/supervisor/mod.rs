@@ -10,6 +10,7 @@
 
 mod audience;
 mod clean;
+pub mod exec;
 mod flow;
 mod gpus;
 mod hint;
@@ -29,10 +30,10 @@ mod terminal;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-pub use audience::come_to;
+pub use audience::{come_to, peer};
 pub use gpus::{GpuWatch, WatchedGpu};
 pub use hint::shm_hint;
-pub use launch::{LaunchError, Supervisor};
+pub use launch::{Entered, LaunchError, Supervisor};
 pub use log::{LogEntry, LogReader, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
 pub use sweep::{SweepError, sweep};

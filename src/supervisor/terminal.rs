@@ -5,17 +5,19 @@
 //! leader of its session ends the kernel hangs it up all the same.
 
 use std::fs;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::unistd::Pid;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::audience::at_socket;
 use crate::sys::{self, WindowSize};
+
+/// It was sent before the container was ready.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a terminal is waited for.
 #[derive(Debug)]
@@ -34,15 +36,8 @@ impl ConsoleSocket {
     /// The terminal that was sent, which must have happened by now.
     pub(super) fn receive(self) -> io::Result<Terminal> {
         let (socket, _) = self.listener.accept()?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut [0; 64])], &mut ancillary, flags)?;
-        let mut sent = ancillary.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        });
-        let master = sent.next().and_then(|mut descriptors| descriptors.next());
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let (_, master) = sys::receive_descriptor(&socket, &mut [0; 64])?;
         let master = master.ok_or_else(|| io::Error::other("the container has sent no terminal"))?;
         let peer = sys::open_peer(master.as_fd())?;
         Ok(Terminal { master, peer })

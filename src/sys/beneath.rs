@@ -179,6 +179,23 @@ impl Dir {
         Ok(file.metadata()?.is_file().then_some(file))
     }
 
+    /// Opens the regular file at a path for reading, with this directory as the root that links are followed in; `None` for
+    /// what is not there or is anything else, which is not even opened.
+    pub fn open_file_in_root(&self, path: &OsStr) -> io::Result<Option<File>> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let found = match rustix::fs::openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+            found => found?,
+        };
+        if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        // The very file that was looked at, by its descriptor.
+        let same = Path::new("/proc/self/fd").join(found.as_raw_fd().to_string());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(Some(File::from(rustix::fs::open(&same, flags, Mode::empty())?)))
+    }
+
     /// What stands under `name`; a link is not followed. `None` when nothing does.
     pub fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
         match rustix::fs::statat(&self.0, component(name)?, AtFlags::SYMLINK_NOFOLLOW) {

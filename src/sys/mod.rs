@@ -8,6 +8,7 @@ mod lock;
 pub mod mount;
 mod net;
 mod nvml;
+mod passing;
 mod process;
 mod pty;
 mod space;
@@ -20,6 +21,7 @@ pub use file::{open_regular, read_bounded};
 pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
+pub use passing::{receive_descriptor, send_descriptor};
 pub use process::{
     close_from, exit_now, fork, has_ended, join_new_keyring, next_signal, pidfd, raise_open_files, reader_is_gone,
     reset_signals, send_signal, write_raw,

@@ -32,7 +32,7 @@ pub struct WindowSize {
 ///
 /// What stands at `/dev/ptmx` is not trusted: a master that is not of a real devpts is refused.
 pub fn open_pty() -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+    let flags = libc::O_NOCTTY | libc::O_CLOEXEC;
     let master = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/ptmx")?;
     let found = master.metadata()?;
     let number = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));

@@ -4,6 +4,8 @@
 //! its logging at most. What it does not do is done here: its `Executor` is ours (exec.rs), its error chains are walked to
 //! their ends, its state directory is removed with the container.
 
+mod tenant;
+
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,9 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+pub(super) use self::tenant::{
+    close_on_exec, drop_capabilities, load_filter, raise_capabilities, set_limits, use_profile,
+};
 use super::exec::{Report, Reporter, StartFailure, Workload};
 use super::init::stay_as_init;
 use crate::sys;
@@ -181,7 +186,8 @@ pub fn remove_state(state_root: &Path, id: &str) -> std::io::Result<()> {
     }
 }
 
-fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ContainerError {
+/// All that an error of libcontainer says, outermost first.
+fn reasons(error: &(dyn std::error::Error + 'static)) -> String {
     let mut reasons: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -192,7 +198,11 @@ fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -
         }
         next = error.source();
     }
-    let reason = reasons.join(": ");
+    reasons.join(": ")
+}
+
+fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ContainerError {
+    let reason = reasons(error);
     let hint = if reason.contains("cgroup") {
         "\nhint: `mount | grep cgroup` shows whether the cgroup hierarchies are mounted and writable".to_owned()
     } else {

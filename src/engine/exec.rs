@@ -1,0 +1,139 @@
+//! One more command in the container of a run that goes on.
+
+use std::ffi::OsStr;
+use std::io::{self, Cursor, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use oci_spec::runtime::Spec;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Chain, Lines};
+use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
+
+use super::{Engine, EngineError};
+use crate::container::{Member, Tenant, bounding_capabilities};
+use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
+use crate::store::{RunDir, RunState};
+use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
+use crate::supervisor::{Entered, LaunchError, come_to, peer};
+use crate::sys::WindowSize;
+
+/// A command as it is asked for.
+#[derive(Debug)]
+pub struct ExecWish {
+    /// What, and as whom.
+    pub options: ExecOptions,
+    /// The size of its terminal.
+    pub size: Option<WindowSize>,
+    /// It goes on without whoever starts it.
+    pub detached: bool,
+    /// Its input, output and errors, unless it has a terminal.
+    pub pipes: Option<[OwnedFd; 3]>,
+}
+
+/// A command that goes on. When this is dropped it is killed, unless it was detached.
+#[derive(Debug)]
+pub struct Exec {
+    entered: Entered,
+    events: Lines<BufReader<Chain<Cursor<Vec<u8>>, UnixStream>>>,
+}
+
+impl Engine {
+    /// Starts a command in a run's container: in its namespaces and cgroup, with its filter, limits and capabilities.
+    ///
+    /// # Errors
+    /// [`EngineError::Start`] when the program cannot be executed, with the code that shells have for it.
+    pub async fn exec(&self, run: &RunDir, wish: ExecWish) -> Result<Exec, EngineError> {
+        let name = run.name().map(|name| name.to_string()).unwrap_or_default();
+        let init = first_process(run, &name)?;
+        let request = request(run, &name, &init, &wish)?;
+        let start = move || {
+            let pipes: Vec<BorrowedFd<'_>> = wish.pipes.iter().flatten().map(AsFd::as_fd).collect();
+            Entered::start(&request, &init, &pipes)
+        };
+        let entered = spawn_blocking(start).await.map_err(|_| EngineError::Task("starting a command"))??;
+        Ok(Exec::new(entered.map_err(EngineError::Start)?)?)
+    }
+}
+
+impl Exec {
+    fn new(mut entered: Entered) -> Result<Self, LaunchError> {
+        let (stream, begun) = entered.events().map_err(LaunchError::Talk)?;
+        stream.set_nonblocking(true).map_err(LaunchError::Talk)?;
+        let stream = UnixStream::from_std(stream).map_err(LaunchError::Talk)?;
+        Ok(Self { entered, events: BufReader::new(AsyncReadExt::chain(Cursor::new(begun), stream)).lines() })
+    }
+
+    /// The master of its terminal, for whoever shows it.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.entered.take_terminal()
+    }
+
+    /// Its exit code, as a shell would see it; `None` when its parent was killed. Safe to cancel.
+    pub async fn end(&mut self) -> Option<i32> {
+        loop {
+            let line = self.events.next_line().await.ok().flatten()?;
+            if let Ok(ExecEvent::Exited { code }) = serde_json::from_str(&line) {
+                return Some(code);
+            }
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, number: i32) {
+        self.entered.order(&ExecOrder::Signal { number });
+    }
+
+    /// It goes on without us.
+    pub fn detach(&self) {
+        self.entered.order(&ExecOrder::Detach);
+    }
+}
+
+/// The first process of a run's container. The record tells its number; that it still is the one is told by its parent,
+/// which is whoever listens at the run's socket.
+fn first_process(run: &RunDir, name: &str) -> Result<Member, EngineError> {
+    let record = run.record()?;
+    let state = record.state;
+    let not_running = || {
+        let state = if state == RunState::Running { "about to end".to_owned() } else { in_words(state) };
+        EngineError::NotRunning { name: name.to_owned(), state }
+    };
+    let Some(pid) = record.pid.filter(|_| run.is_live() && state == RunState::Running) else {
+        return Err(not_running());
+    };
+    let supervisor = come_to(&run.control()).and_then(|socket| peer(&socket)).map_err(|_| not_running())?;
+    let init = Member::child_of(pid, supervisor).map_err(|_| not_running())?;
+    if init.is_frozen() {
+        return Err(EngineError::Paused { name: name.to_owned() });
+    }
+    Ok(init)
+}
+
+fn in_words(state: RunState) -> String {
+    serde_json::to_value(state).ok().and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<ExecRequest, EngineError> {
+    let enter = |source| EngineError::Enter { name: name.to_owned(), source };
+    let spec = Spec::load(run.config()).map_err(|error| enter(io::Error::other(error)))?;
+    let container = spec.process().as_ref().ok_or_else(|| enter(io::ErrorKind::InvalidData.into()))?;
+    let (passwd, group) = match wish.options.user {
+        Some(_) => (identity_file(init, "etc/passwd"), identity_file(init, "etc/group")),
+        None => (Ok(None), Ok(None)),
+    };
+    let (passwd, group) = (passwd.map_err(enter)?, group.map_err(enter)?);
+    let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
+    let process = exec_process(container, &wish.options, &files, bounding_capabilities()?)?;
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    let tenant = Tenant { process, seccomp, size: wish.size };
+    Ok(ExecRequest { init: init.pid().as_raw(), tenant, detached: wish.detached })
+}
+
+/// A file of the container as it is now. What is too large, or no file, is as the container has made it: hostile.
+fn identity_file(init: &Member, path: &str) -> io::Result<Option<String>> {
+    let Some(file) = init.root()?.open_file_in_root(OsStr::new(path))? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    // One more than what is permitted, which is refused then.
+    file.take(MAX_IDENTITY_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
