@@ -82,6 +82,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
+    // What a caller has left open is nothing for the container. Above the standard streams nothing is anybody's yet.
+    sys::close_from(3);
     // A terminal's signals go to whoever started us; they come as orders.
     setsid()?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);

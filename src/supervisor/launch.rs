@@ -1,9 +1,10 @@
 //! The command line's side: starts a supervisor and hears of it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::ARGV0;
@@ -157,11 +158,13 @@ impl Entered {
     }
 }
 
-/// Executes our binary under another name, with a socket as its standard input.
+/// Executes our binary under another name, with a socket as its standard input. What becomes of it enters a container, so it
+/// is executed from a file that nobody in there can write to.
 fn spawn(argv0: &str, socket: UnixStream, shares_output: bool) -> io::Result<Child> {
+    let program = sys::seal_program(Path::new(SELF))?;
     let output = || if shares_output { Stdio::inherit() } else { Stdio::null() };
     #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
-    Command::new(SELF)
+    Command::new(Path::new("/proc/self/fd").join(program.as_raw_fd().to_string()))
         .arg0(argv0)
         // LISTEN_FDS and its like mean something to libcontainer; nothing of the caller's reaches it.
         .env_clear()

@@ -46,6 +46,9 @@ const FORWARDED: [Signal; 6] =
 /// What is read of the file that a workflow's shell writes.
 const MAX_STEP_BYTES: u64 = 32;
 
+/// The first descriptor after the standard streams; none above is anybody's when we begin.
+const FIRST_OWN: u32 = 3;
+
 /// Exit status of the supervisor itself when it could not even take its request.
 const NO_REQUEST: u8 = 125;
 
@@ -77,6 +80,8 @@ pub(super) struct Life {
 impl Life {
     /// Takes the request from standard input, which is the socket, and puts /dev/null there.
     fn begin() -> io::Result<Self> {
+        // What a caller has left open is nothing that a run should keep, least of all for days.
+        sys::close_from(FIRST_OWN);
         // A terminal's signals go to whoever started us; they come as orders.
         setsid()?;
         let signals: SigSet = FORWARDED.into_iter().collect();

@@ -11,6 +11,7 @@ mod nvml;
 mod passing;
 mod process;
 mod pty;
+mod sealed;
 mod space;
 mod terminal;
 mod tree;
@@ -29,6 +30,7 @@ pub use process::{
 pub use pty::{
     WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_nonblocking, set_window_size, window_size,
 };
+pub use sealed::seal_program;
 pub use space::{free_bytes, network_file_system};
 pub use terminal::{RawTerminal, is_terminal};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -115,8 +115,10 @@ fn a_terminal_in_a_container_that_has_none() {
         } else {
             typist.signal(Signal::SIGKILL);
         }
-        assert!(wait_until(|| count(&env, &name, "+o vi") == left), "{leaves}");
-        exec(&env, &[], &name, "pkill -9 -f 'sh -i'; true");
+        assert!(wait_until(|| count(&env, &name, "+o vi") == left), "{leaves}: {}", typist.text());
+        let kill = "for dir in /proc/[0-9]*; do grep -q [+]o $dir/cmdline && kill -9 ${dir#/proc/}; done; true";
+        exec(&env, &[], &name, kill).code(0);
+        assert!(wait_until(|| count(&env, &name, "+o vi") == 0), "{leaves}");
     }
     env.run(["stop", &name]).code(0);
     env.assert_clean();

@@ -1,8 +1,11 @@
 //! `--init`: a first process that reaps, passes signals on and ends as the workload does.
 
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 
 use crate::base::app;
+use crate::support::env::entries;
 
 #[test]
 fn it_reaps_and_ends_as_the_workload_does() {
@@ -32,5 +35,45 @@ fn it_gives_nothing_away() {
     let output = env.script(&["--init"], script).code(0);
     let lines: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(lines[1..], ["hidden", "0", "3", "dockless-init"], "{}", output.stdout);
+    env.assert_clean();
+}
+
+/// What of ours is seen from a container cannot be written by it (CVE-2019-5736).
+#[test]
+fn our_binary_is_sealed() {
+    let Some(env) = app() else { return };
+    let name = env.name();
+    env.run([
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--init",
+        "app",
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; while :; do usleep 9000; done",
+    ])
+    .code(0);
+    let init = env.record(&name)["pid"].as_i64().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+    let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    let exec = env.spawn(["exec", &name, "sleep", "100"]);
+    let mut helper = String::new();
+    assert!(crate::support::env::wait_until(|| {
+        let threads = entries(Path::new(&format!("/proc/{}/task", exec.pid())));
+        let children = threads.iter().filter_map(|dir| std::fs::read_to_string(dir.join("children")).ok());
+        helper = children.collect::<String>().trim().to_owned();
+        let words = std::fs::read(format!("/proc/{helper}/cmdline")).unwrap_or_default();
+        words.starts_with(b"dockless-exec")
+    }));
+    for process in [&init.to_string(), supervisor, &helper] {
+        // A program that runs is busy and cannot be written, which passes; a mount that is read-only stays so.
+        let binary = std::fs::File::open(format!("/proc/{process}/exe")).unwrap();
+        let flags = rustix::fs::fstatvfs(&binary).unwrap().f_flag;
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{process}: {flags:?}");
+    }
+    env.run(["stop", &name]).code(0);
+    exec.finish().code(137);
     env.assert_clean();
 }
