@@ -35,7 +35,7 @@ use tokio::time::{sleep, timeout};
 use self::admit::admit;
 pub use self::control::Attached;
 use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
-pub use self::exec::{Exec, ExecWish};
+pub use self::exec::{EnterError, Exec, ExecWish};
 pub use self::images::ReadyImage;
 use self::inputs::{DepRequest, InputError};
 use self::ports::{Port, PortError};
@@ -44,7 +44,7 @@ use self::removal::RemovalError;
 use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
-use crate::container::{CgroupError, HostError, StartFailure};
+use crate::container::{CgroupError, HostError};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
 use crate::registry::{self, Login, RegistryError};
@@ -312,34 +312,9 @@ pub enum EngineError {
         #[source]
         source: io::Error,
     },
-    /// There is no container to enter.
-    #[error(
-        "run `{name}` is `{state}`, and a command can be run only in one that is `running`\nhint: `dockless ps -a` shows how runs stand"
-    )]
-    NotRunning {
-        /// The run.
-        name: String,
-        /// How it stands.
-        state: String,
-    },
-    /// What enters a paused container would stand still as well.
-    #[error("run `{name}` is paused\nhint: `dockless unpause {name}` lets it go on")]
-    Paused {
-        /// The run.
-        name: String,
-    },
-    /// The container cannot be looked at.
-    #[error("cannot enter the container of run `{name}`")]
-    Enter {
-        /// The run.
-        name: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The command cannot be started in the container.
-    #[error("{}", .0.message)]
-    Start(StartFailure),
+    /// A container cannot be entered, or the command not be started in it.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]
     Task(&'static str),

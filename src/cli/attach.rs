@@ -104,7 +104,9 @@ async fn stay(
         }
     };
     if matches!(way, Way::Ended(_) | Way::Lost) {
-        outlets.into_iter().for_each(|outlet| outlet.finish(LAST_OUTPUT));
+        for outlet in outlets {
+            outlet.finish(LAST_OUTPUT);
+        }
     }
     drop(shown);
     end(engine, run, record, way, printer)

@@ -12,9 +12,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
-use crate::engine::EngineError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
+use crate::engine::{EngineError, EnterError};
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
 use crate::image::{PlatformError, ReferenceError, SourceError};
 use crate::spec::SpecError;
@@ -109,7 +109,7 @@ impl CliError {
     /// The exit code of the process.
     pub(super) fn code(&self) -> u8 {
         match self {
-            Self::Engine(EngineError::Start(failure)) => u8::try_from(failure.code).unwrap_or(FAULT),
+            Self::Engine(EngineError::Enter(EnterError::Start(failure))) => u8::try_from(failure.code).unwrap_or(FAULT),
             Self::Usage(_)
             | Self::Reference(_)
             | Self::Source(_)

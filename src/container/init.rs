@@ -19,13 +19,11 @@ use crate::sys;
 pub(super) fn stay_as_init() -> std::io::Result<()> {
     // Before there is a child, so that none of its signals is lost.
     SigSet::all().thread_block()?;
-    match sys::fork()? {
-        Some(child) => watch_over(child),
-        None => {
-            lead_the_terminal();
-            Ok(())
-        }
+    if let Some(child) = sys::fork()? {
+        watch_over(child);
     }
+    lead_the_terminal();
+    Ok(())
 }
 
 /// A group of its own in front of the terminal, as a shell gives to a job: Ctrl-C is for the workload alone, and its own

@@ -108,7 +108,7 @@ impl Entry {
         self.report.die_with_supervisor();
         setsid().map_err(step("start a session"))?;
         self.join()?;
-        self.limit(process)?;
+        limit(process)?;
         self.cross()?;
         connect(streams, process.user().uid(), tenant.size)?;
         if process.no_new_privileges() == Some(true) {
@@ -116,7 +116,7 @@ impl Entry {
         }
         use_profile(process)?;
         umask(Mode::from_bits_truncate(process.user().umask().unwrap_or(0o022)));
-        self.become_user(tenant)?;
+        become_user(tenant)?;
         // No credential changes any more, which would clear the death signal.
         self.report.die_with_supervisor();
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -130,16 +130,6 @@ impl Entry {
             procs.write_all(b"0").map_err(step("join the container's cgroup"))?;
         }
         Ok(())
-    }
-
-    fn limit(&self, process: &Process) -> Result<(), StartFailure> {
-        // The keys of whoever calls are nothing for the container. Where there are no keyrings there is nothing to leave.
-        drop(sys::join_new_keyring());
-        if let Some(score) = process.oom_score_adj() {
-            // Lowering it takes a right that not every machine gives; `run` has told that.
-            drop(fs::write("/proc/self/oom_score_adj", score.to_string()));
-        }
-        set_limits(process)
     }
 
     /// Into the namespaces. From here on paths are the container's.
@@ -158,42 +148,53 @@ impl Entry {
         }
         Ok(())
     }
+}
 
-    /// User, filter, capabilities and directory, in this order; the same as at the container's own start.
-    fn become_user(&self, tenant: &Tenant) -> Result<(), StartFailure> {
-        let process = &tenant.process;
-        // Root may go where the user may not, and the user where root may not (a network file system).
-        let entered = go_to(process.cwd());
-        let groups: Vec<Gid> = process.user().additional_gids().iter().flatten().copied().map(Gid::from_raw).collect();
-        setgroups(&groups).map_err(step("set the groups"))?;
-        prctl::set_keepcaps(true).map_err(step("keep capabilities"))?;
-        let (uid, gid) = (Uid::from_raw(process.user().uid()), Gid::from_raw(process.user().gid()));
-        setresgid(gid, gid, gid).map_err(step("become the container's user"))?;
-        setresuid(uid, uid, uid).map_err(step("become the container's user"))?;
-        prctl::set_keepcaps(false).map_err(step("drop capabilities"))?;
-        close_on_exec()?;
-        raise_capabilities()?;
-        // Loading it takes capabilities, unless new privileges were given up; then it is loaded last.
-        let is_early = process.no_new_privileges() != Some(true);
-        if is_early {
-            load_filter(tenant.seccomp.as_ref())?;
-        }
-        drop_capabilities(process)?;
-        match entered {
-            Err(Errno::EPERM | Errno::EACCES) => go_to(process.cwd()),
-            other => other,
-        }
-        .map_err(|errno| no_directory(process.cwd(), errno))?;
-        // The kernel calls a directory that is not below the root unreachable (CVE-2024-21626).
-        let here = getcwd().map_err(|errno| no_directory(process.cwd(), errno))?;
-        if !here.is_absolute() {
-            return Err(StartFailure::ours("the working directory is not in the container"));
-        }
-        if !is_early {
-            load_filter(tenant.seccomp.as_ref())?;
-        }
-        Ok(())
+/// What the process inherits.
+fn limit(process: &Process) -> Result<(), StartFailure> {
+    // The keys of whoever calls are nothing for the container. Where there are no keyrings there is nothing to leave.
+    drop(sys::join_new_keyring());
+    if let Some(score) = process.oom_score_adj() {
+        // Lowering it takes a right that not every machine gives; `run` has told that.
+        drop(fs::write("/proc/self/oom_score_adj", score.to_string()));
     }
+    set_limits(process)
+}
+
+/// User, filter, capabilities and directory, in this order; the same as at the container's own start.
+fn become_user(tenant: &Tenant) -> Result<(), StartFailure> {
+    let process = &tenant.process;
+    // Root may go where the user may not, and the user where root may not (a network file system).
+    let entered = go_to(process.cwd());
+    let groups: Vec<Gid> = process.user().additional_gids().iter().flatten().copied().map(Gid::from_raw).collect();
+    setgroups(&groups).map_err(step("set the groups"))?;
+    prctl::set_keepcaps(true).map_err(step("keep capabilities"))?;
+    let (uid, gid) = (Uid::from_raw(process.user().uid()), Gid::from_raw(process.user().gid()));
+    setresgid(gid, gid, gid).map_err(step("become the container's user"))?;
+    setresuid(uid, uid, uid).map_err(step("become the container's user"))?;
+    prctl::set_keepcaps(false).map_err(step("drop capabilities"))?;
+    close_on_exec()?;
+    raise_capabilities()?;
+    // Loading it takes capabilities, unless new privileges were given up; then it is loaded last.
+    let is_early = process.no_new_privileges() != Some(true);
+    if is_early {
+        load_filter(tenant.seccomp.as_ref())?;
+    }
+    drop_capabilities(process)?;
+    match entered {
+        Err(Errno::EPERM | Errno::EACCES) => go_to(process.cwd()),
+        other => other,
+    }
+    .map_err(|errno| no_directory(process.cwd(), errno))?;
+    // The kernel calls a directory that is not below the root unreachable (CVE-2024-21626).
+    let here = getcwd().map_err(|errno| no_directory(process.cwd(), errno))?;
+    if !here.is_absolute() {
+        return Err(StartFailure::ours("the working directory is not in the container"));
+    }
+    if !is_early {
+        load_filter(tenant.seccomp.as_ref())?;
+    }
+    Ok(())
 }
 
 const ROOT: Uid = Uid::from_raw(0);

@@ -10,12 +10,45 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
 use super::{Engine, EngineError};
-use crate::container::{Member, Tenant, bounding_capabilities};
+use crate::container::{Member, StartFailure, Tenant, bounding_capabilities};
 use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
 use crate::store::{RunDir, RunState};
 use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
 use crate::supervisor::{Entered, LaunchError, come_to, peer};
 use crate::sys::WindowSize;
+
+/// Why a command does not run in the container of a run.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// There is no container to enter.
+    #[error(
+        "run `{name}` is `{state}`, and a command can be run only in one that is `running`\nhint: `dockless ps -a` shows how runs stand"
+    )]
+    NotRunning {
+        /// The run.
+        name: String,
+        /// How it stands.
+        state: String,
+    },
+    /// What enters a paused container would stand still as well.
+    #[error("run `{name}` is paused\nhint: `dockless unpause {name}` lets it go on")]
+    Paused {
+        /// The run.
+        name: String,
+    },
+    /// The container cannot be looked at.
+    #[error("cannot look into the container of run `{name}`")]
+    Look {
+        /// The run.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The command cannot be started; the message is complete.
+    #[error("{}", .0.message)]
+    Start(StartFailure),
+}
 
 /// A command as it is asked for.
 #[derive(Debug)]
@@ -41,7 +74,7 @@ impl Engine {
     /// Starts a command in a run's container: in its namespaces and cgroup, with its filter, limits and capabilities.
     ///
     /// # Errors
-    /// [`EngineError::Start`] when the program cannot be executed, with the code that shells have for it.
+    /// [`EnterError::Start`] when the program cannot be executed, with the code that shells have for it.
     pub async fn exec(&self, run: &RunDir, wish: ExecWish) -> Result<Exec, EngineError> {
         let name = run.name().map(|name| name.to_string()).unwrap_or_default();
         let init = first_process(run, &name)?;
@@ -51,7 +84,7 @@ impl Engine {
             Entered::start(&request, &init, &pipes)
         };
         let entered = spawn_blocking(start).await.map_err(|_| EngineError::Task("starting a command"))??;
-        Ok(Exec::new(entered.map_err(EngineError::Start)?)?)
+        Ok(Exec::new(entered.map_err(EnterError::Start)?)?)
     }
 }
 
@@ -96,15 +129,15 @@ fn first_process(run: &RunDir, name: &str) -> Result<Member, EngineError> {
     let state = record.state;
     let not_running = || {
         let state = if state == RunState::Running { "about to end".to_owned() } else { in_words(state) };
-        EngineError::NotRunning { name: name.to_owned(), state }
+        EnterError::NotRunning { name: name.to_owned(), state }
     };
     let Some(pid) = record.pid.filter(|_| run.is_live() && state == RunState::Running) else {
-        return Err(not_running());
+        return Err(not_running().into());
     };
     let supervisor = come_to(&run.control()).and_then(|socket| peer(&socket)).map_err(|_| not_running())?;
     let init = Member::child_of(pid, supervisor).map_err(|_| not_running())?;
     if init.is_frozen() {
-        return Err(EngineError::Paused { name: name.to_owned() });
+        return Err(EnterError::Paused { name: name.to_owned() }.into());
     }
     Ok(init)
 }
@@ -114,7 +147,7 @@ fn in_words(state: RunState) -> String {
 }
 
 fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<ExecRequest, EngineError> {
-    let enter = |source| EngineError::Enter { name: name.to_owned(), source };
+    let enter = |source| EnterError::Look { name: name.to_owned(), source };
     let spec = Spec::load(run.config()).map_err(|error| enter(io::Error::other(error)))?;
     let container = spec.process().as_ref().ok_or_else(|| enter(io::ErrorKind::InvalidData.into()))?;
     let (passwd, group) = match wish.options.user {

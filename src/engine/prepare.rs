@@ -210,11 +210,7 @@ fn fill(
             .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
             .collect(),
         root_edits: brought.root,
-        leases: given.leases.as_ref().map(|leases| LeaseFiles {
-            dir: settings.leases.clone(),
-            count: leases.descriptors().len(),
-            shared: request.devices.shared,
-        }),
+        leases: lease_files(settings, request, given),
         gpu_watch: given.watch(&request.devices),
         own_network: options.network == Network::None,
         stop_signal: built.stop_signal.number(),
@@ -231,6 +227,15 @@ fn fill(
     let words =
         Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
     Ok((supervised, words))
+}
+
+/// The locks of the run's GPUs, as its supervisor gets them.
+fn lease_files(settings: &Settings, request: &RunRequest, given: &Given) -> Option<LeaseFiles> {
+    given.leases.as_ref().map(|leases| LeaseFiles {
+        dir: settings.leases.clone(),
+        count: leases.descriptors().len(),
+        shared: request.devices.shared,
+    })
 }
 
 /// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.

@@ -221,6 +221,7 @@ impl Guard {
 }
 
 /// Where something has happened.
+#[expect(clippy::struct_excessive_bools, reason = "each is a place of its own")]
 struct Ready {
     end: bool,
     report: bool,

@@ -291,14 +291,13 @@ impl<'a> Relay<'a> {
             Order::Resize { size } => self.terminal.iter().for_each(|terminal| terminal.resize(size)),
             Order::Attach => self.attach(seat),
             Order::Detach if seat == Seat::Client => self.detach(),
-            Order::Detach => {}
             Order::Stop { reason: StopReason::Stopped, grace_ms } => self.stop(ExitReason::Stopped, grace_ms),
             Order::Stop { reason: StopReason::Interrupted, grace_ms } => self.stop(ExitReason::Interrupted, grace_ms),
             Order::Stop { reason: StopReason::Aborted, .. } if !self.ended => {
                 self.outcome.stopped = Some(ExitReason::Aborted);
                 self.kill();
             }
-            Order::Stop { reason: StopReason::Aborted, .. } => {}
+            Order::Detach | Order::Stop { reason: StopReason::Aborted, .. } => {}
         }
     }
 

@@ -115,6 +115,7 @@ pub fn next_signal() -> i32 {
 }
 
 /// Whether the process behind a pidfd has ended.
+#[must_use]
 pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)

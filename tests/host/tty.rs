@@ -82,12 +82,11 @@ fn the_terminal_is_restored_when_something_is_killed() {
         let name = env.name();
         let mut typist = shell(&env, &name, &["-e", "PS1=# "]);
         assert!(wait_until(|| !typist.is_cooked()));
-        let pid = match victim {
-            "workload" => env.record(&name)["pid"].as_i64().map(|pid| i32::try_from(pid).unwrap()).unwrap(),
-            _ => {
-                let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", typist.pid())).unwrap();
-                children.split_whitespace().next().unwrap().parse().unwrap()
-            }
+        let pid = if victim == "workload" {
+            env.record(&name)["pid"].as_i64().map(|pid| i32::try_from(pid).unwrap()).unwrap()
+        } else {
+            let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", typist.pid())).unwrap();
+            children.split_whitespace().next().unwrap().parse().unwrap()
         };
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         assert_eq!(typist.finish(), 137, "{victim}: {}", typist.text());

@@ -19,11 +19,8 @@ pub(in crate::container) fn close_on_exec() -> Result<(), StartFailure> {
 /// The resource limits.
 pub(in crate::container) fn set_limits(process: &Process) -> Result<(), StartFailure> {
     let syscall = create_syscall();
-    let limits = process.rlimits().iter().flatten();
-    limits
-        .map(|limit| syscall.set_rlimit(limit))
-        .collect::<Result<(), _>>()
-        .map_err(|error| failed("set a limit", &error))
+    let mut limits = process.rlimits().iter().flatten();
+    limits.try_for_each(|limit| syscall.set_rlimit(limit)).map_err(|error| failed("set a limit", &error))
 }
 
 /// The `AppArmor` profile, from execve(2) on.
