@@ -122,7 +122,7 @@ fn libcontainer_stays_in_its_room() {
 #[test]
 fn libcontainer_elsewhere_is_found() {
     let cases = [
-        ("src/container/youki.rs", "use libcontainer::container::Container;", vec![]),
+        ("src/container/youki/mod.rs", "use libcontainer::container::Container;", vec![]),
         ("src/container/mod.rs", "use libcontainer::container::Container;", vec![1]),
         ("src/spec/mod.rs", "\nfn f() -> libcontainer::oci_spec::Spec {}", vec![2]),
         ("src/spec/mod.rs", "//! For libcontainer.", vec![]),
