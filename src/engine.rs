@@ -6,8 +6,12 @@
 mod admit;
 pub mod check;
 mod control;
+pub mod copy;
 pub mod devices;
+pub mod doctor;
+mod error;
 mod exec;
+mod feed;
 mod images;
 pub mod inputs;
 mod places;
@@ -18,43 +22,47 @@ pub mod removal;
 pub mod resources;
 mod shelves;
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
-pub use self::control::Attached;
-use self::devices::{DeviceError, Devices, Given, Taker, waiting_in_words};
+pub use self::control::{Attached, ControlError};
+use self::devices::{Devices, Given, Taker, waiting_in_words};
+pub use self::error::EngineError;
 pub use self::exec::{EnterError, Exec, ExecWish};
+use self::feed::PullFeed;
 pub use self::images::ReadyImage;
-use self::inputs::{DepRequest, InputError};
-use self::ports::{Port, PortError};
+use self::inputs::DepRequest;
+use self::ports::Port;
 use self::prepare::Admitted;
-use self::removal::RemovalError;
-use self::resources::Unmet;
 pub use self::shelves::BucketVariables;
-use crate::artifact::{ArtifactError, ArtifactStoreUrl, Declared, RemoteError, UploadRequest};
-use crate::container::{CgroupError, HostError};
+use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
+pub use crate::container::{CgroupError, CgroupParent, CgroupWish, LimitChange};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
-use crate::registry::{self, Login, RegistryError};
-use crate::rootfs::{Choice, RootfsError};
-use crate::spec::{self, SpecError};
-use crate::store::{Exit, Reservation, RunName, RunState, Store, StoreError, TagName};
+use crate::registry::{self, Login};
+use crate::rootfs::Choice;
+use crate::spec::{self};
+use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
+pub use crate::supervisor::Logging;
+use crate::supervisor::protocol::FeedStart;
 pub use crate::supervisor::protocol::{Conduct, Event, Masked, Order, StopReason};
-use crate::supervisor::{LaunchError, Supervisor, SweepError, sweep};
+pub use crate::supervisor::rename_run;
+use crate::supervisor::{LaunchError, Supervisor, sweep};
 use crate::sys::{Lock, WindowSize};
-use crate::transport::{Input, Loaded, TransportError};
+use crate::transport::{Input, Loaded};
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
 pub const STEP_FILE: &str = "/run/dockless/step";
@@ -132,10 +140,16 @@ pub struct RunRequest {
     pub devices: Devices,
     /// What happens when the machine cannot give what is asked for.
     pub host_check: HostCheck,
+    /// What whoever starts it notes with it.
+    pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     pub tag: Option<TagName>,
+    /// Where its cgroup is.
+    pub cgroups: CgroupWish,
     /// How its supervisor goes about it.
     pub conduct: Conduct,
+    /// Where programs are told what happens: a file, pipe or socket that takes lines.
+    pub events: Option<OwnedFd>,
     /// The time now (RFC 3339, UTC).
     pub created: String,
     /// Any number; tells runs of one name apart.
@@ -143,6 +157,12 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
+    /// What kernel and runtime will know the run by.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}-{:08x}", self.reservation.name(), self.nonce)
+    }
+
     /// The project directory as records have it.
     fn project_in_words(&self) -> String {
         self.origin.project.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
@@ -198,139 +218,12 @@ pub struct Settings {
     pub bucket: BucketVariables,
     /// Where the whole machine leases its GPUs; [`devices::LEASE_DIR`] unless there is a reason.
     pub leases: PathBuf,
+    /// Tells the time.
+    pub clock: Clock,
 }
 
-/// Why a job failed.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// Only root can run containers so far.
-    #[error(
-        "containers need root, and this is user {uid}\nhint: run it with sudo; rootless runs are not supported yet"
-    )]
-    NotRoot {
-        /// The effective user.
-        uid: u32,
-    },
-    /// The directory for running containers cannot be made.
-    #[error("cannot make `{path}`\nhint: name another place with `--state DIR`")]
-    State {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The registry failed.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// A directory or archive cannot be read.
-    #[error(transparent)]
-    Transport(Box<TransportError>),
-    /// Unpacking or mounting failed.
-    #[error(transparent)]
-    Rootfs(#[from] RootfsError),
-    /// What was asked for does not fit the image or the host.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// Artifacts cannot be set up.
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-    /// A bucket cannot be reached.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// Artifacts cannot be removed or saved.
-    #[error(transparent)]
-    Removal(#[from] RemovalError),
-    /// No usable cgroups.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// The host cannot be read.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// No supervisor.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The machine cannot give what was asked for.
-    #[error(transparent)]
-    Unmet(#[from] Unmet),
-    /// An earlier run does not give what is wanted of it.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// The devices cannot be had.
-    #[error(transparent)]
-    Device(Box<DeviceError>),
-    /// A port cannot be had.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// Cleaning up after killed processes failed.
-    #[error(transparent)]
-    Sweep(#[from] SweepError),
-    /// `--pull never`, and it is not there.
-    #[error("image `{reference}` is not in the store, and `--pull never` was given\nhint: `dockless pull {reference}`")]
-    NotStored {
-        /// The image.
-        reference: String,
-    },
-    /// The image was built for something else.
-    #[error("image `{reference}` is for {offered}, expected {wanted}\nhint: `--platform {offered}` takes it as it is")]
-    Platform {
-        /// The image.
-        reference: String,
-        /// What it is for.
-        offered: String,
-        /// What was asked for.
-        wanted: Platform,
-    },
-    /// A file of the run cannot be written.
-    #[error("cannot write `{path}`")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// `--mount` names a directory that is not there.
-    #[error(
-        "the source of a mount, `{path}`, does not exist\nhint: make it, or use `-v`, which makes missing directories"
-    )]
-    NoMountSource {
-        /// The source.
-        path: PathBuf,
-    },
-    /// There is nobody to attach to.
-    #[error(
-        "cannot attach to run `{name}`\nhint: `dockless logs {name}` shows what it wrote, `dockless ps -a` how it stands"
-    )]
-    Attach {
-        /// The run.
-        name: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A container cannot be entered, or the command not be started in it.
-    #[error(transparent)]
-    Enter(#[from] EnterError),
-    /// A thread of ours died.
-    #[error("{0} ended unexpectedly")]
-    Task(&'static str),
-}
-
-impl From<TransportError> for EngineError {
-    fn from(error: TransportError) -> Self {
-        Self::Transport(Box::new(error))
-    }
-}
-
-impl From<DeviceError> for EngineError {
-    fn from(error: DeviceError) -> Self {
-        Self::Device(Box::new(error))
-    }
-}
+/// What tells the time: [`jiff::Timestamp::now`], unless there is a reason.
+pub type Clock = fn() -> Timestamp;
 
 /// Does the jobs, for one store.
 #[derive(Debug)]
@@ -391,6 +284,9 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        if request.host_check == HostCheck::None {
+            prepare::check(&request.options)?;
+        }
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
@@ -398,11 +294,17 @@ impl Engine {
         let admitted = admit(&self.store, &mut request, given)?;
         request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
+        let listener = request.events.take();
+        let RunRecord { name, id, .. } = &admitted.record;
+        let feed = Feed::new(&self.settings.state, listener, name.clone(), id.clone(), 0);
+        let feed = PullFeed::new(feed, self.settings.clock, Arc::clone(observer));
+        let observer: Arc<dyn Observer> = Arc::clone(&feed) as _;
         let mut pulling = || prepare::record_state(&request, &admitted.record, RunState::Pulling);
-        let image = images::ready(&self.store, &self.settings.registry, &request.image, observer, &mut pulling).await?;
+        let image =
+            images::ready(&self.store, &self.settings.registry, &request.image, &observer, &mut pulling).await?;
         let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
-        let started = self.supervise(request, admitted, upload, &image);
+        let started = feed.hand_over(|feed| self.supervise(request, admitted, upload, &image, feed));
         if let (Err(_), Some(claimed)) = (&started, claimed) {
             self.disclaim(&claimed).await;
         }
@@ -416,12 +318,15 @@ impl Engine {
         admitted: Admitted,
         upload: Option<UploadRequest>,
         image: &ReadyImage,
+        feed: &Feed,
     ) -> Result<Run, EngineError> {
-        let prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
+        let mut prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
+        prepared.request.feed = FeedStart { seq: feed.seq(), has_listener: feed.listener().is_some() };
         let Admitted { given, warnings, .. } = admitted;
         let leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
         let lock = prepared.reservation.lock();
-        let supervisor = Supervisor::start(&prepared.request, lock, &leases, prepared.stdin.as_ref())?;
+        let listener = feed.listener().map(AsFd::as_fd);
+        let supervisor = Supervisor::start(&prepared.request, lock, &leases, listener, prepared.stdin.as_ref())?;
         prepared.reservation.keep();
         if let Some(leases) = given.leases {
             leases.hand_over();
@@ -443,7 +348,7 @@ impl Engine {
             devices: request.devices.clone(),
             lease_dir: self.settings.leases.clone(),
             run: request.reservation.name().clone(),
-            id: prepare::id(request),
+            id: request.id(),
             store: self.store.root().to_owned(),
             since: request.created.clone(),
         };
@@ -475,6 +380,7 @@ impl Engine {
         devices: &Devices,
         observer: &Arc<dyn Observer>,
     ) -> Result<spec::Built, EngineError> {
+        prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;
@@ -490,6 +396,7 @@ impl Engine {
         dir: &Path,
         observer: &Arc<dyn Observer>,
     ) -> Result<Vec<String>, EngineError> {
+        prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         let image = self.image(image, observer).await?;

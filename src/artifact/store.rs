@@ -140,6 +140,27 @@ impl ArtifactStore {
         Ok(prepared.filter(|artifact| artifact.host_dir.is_dir()).collect())
     }
 
+    /// Whether there is anything under that name.
+    #[must_use]
+    pub fn has(&self, run: &RunName) -> bool {
+        self.places(run, Path::new("")).home.exists()
+    }
+
+    /// Gives what a run saved the name `to`, which must be free; what has it already keeps it. Can be called again after
+    /// it was cut short.
+    pub fn rename(&self, from: &RunName, to: &RunName) -> Result<(), ArtifactError> {
+        let (old, new) = (self.places(from, Path::new("")), self.places(to, Path::new("")));
+        if old.home.exists() && !new.home.exists() {
+            std::fs::rename(&old.home, &new.home).map_err(ArtifactError::io("rename", &old.home))?;
+        }
+        for directory in [&new.saved, &new.home] {
+            if let Some(manifest) = read_manifest(directory)? {
+                write_manifest(directory, &Manifest { run: to.clone(), ..manifest })?;
+            }
+        }
+        Ok(())
+    }
+
     /// The runs that have artifacts or are writing some, by name.
     pub fn runs(&self) -> Result<Vec<RunName>, ArtifactError> {
         let failed = || ArtifactError::io("list", &self.directory);

@@ -1,9 +1,17 @@
 //! The command line as it is typed: clap structures whose doc comments are the help text. Checked values come later.
 
+mod cgroups;
 mod check;
+mod control;
+mod cp;
+mod doctor;
+mod events;
 mod exec;
 mod gpu;
 mod kept;
+mod life;
+mod limits;
+mod security;
 mod system;
 mod transport;
 
@@ -11,7 +19,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::cgroups::CgroupArgs;
 pub(super) use self::check::CheckArgs;
+pub(super) use self::control::{
+    ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
+};
+pub(super) use self::cp::CpArgs;
+pub(super) use self::doctor::DoctorArgs;
+pub(super) use self::events::EventsArgs;
 pub(super) use self::exec::{AttachArgs, ExecArgs, TerminalArgs};
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
@@ -20,6 +35,9 @@ pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
 };
+pub(super) use self::life::LifeArgs;
+pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
+pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
@@ -68,14 +86,34 @@ pub(super) enum Command {
     Bundle(Box<BundleArgs>),
     /// List runs.
     Ps(PsArgs),
+    /// Copy files out of a run or into it.
+    Cp(CpArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
     /// Run one more command in the container of a run.
     Exec(Box<ExecArgs>),
     /// Have the output of a run from now on, and give it input.
     Attach(AttachArgs),
+    /// Show what happens to runs, as it happens.
+    Events(EventsArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
+    /// Send a signal to the workload of runs.
+    Kill(KillArgs),
+    /// Make all processes of runs stand still.
+    Pause(RunsArgs),
+    /// Let paused runs go on.
+    Unpause(RunsArgs),
+    /// Change the limits of runs that go on.
+    Update(UpdateArgs),
+    /// Show what runs use at the moment: CPU, memory, network, disks.
+    Stats(StatsArgs),
+    /// List the processes of a run.
+    Top(TopArgs),
+    /// Give an ended run another name.
+    Rename(RenameArgs),
+    /// Write the root file system of a run as a tar.
+    Export(ExportArgs),
     /// Wait for the end of runs and print their exit codes.
     Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
@@ -98,6 +136,8 @@ pub(super) enum Command {
     /// Remove what is no longer needed.
     #[command(subcommand)]
     Prune(PruneCommand),
+    /// Tell what this machine can do for containers, and what to change where it cannot; ends with 1 when runs would fail.
+    Doctor(DoctorArgs),
     /// Look at the store as a whole, and clean it up.
     #[command(subcommand)]
     System(SystemCommand),
@@ -205,6 +245,10 @@ pub(super) struct ContainerArgs {
     #[arg(long)]
     pub(super) read_only: bool,
     #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) security: SecurityArgs,
+    #[command(flatten)]
     pub(super) devices: DeviceArgs,
 }
 
@@ -217,12 +261,18 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) container: ContainerArgs,
     #[command(flatten)]
+    pub(super) keeping: RunKeepingArgs,
+    #[command(flatten)]
     pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) cgroups: CgroupArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(super) rootfs: String,
+    #[command(flatten)]
+    pub(super) life: LifeArgs,
     /// Remove the run, its record and its log at its end.
     #[arg(long)]
     pub(super) rm: bool,
@@ -304,18 +354,6 @@ pub(super) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct PsArgs {
-    /// Ended runs too.
-    #[arg(short, long)]
-    pub(super) all: bool,
-    /// Only the names, one a line.
-    #[arg(short, long)]
-    pub(super) quiet: bool,
-    #[command(flatten)]
-    pub(super) list: ListArgs,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// Stay until the run ends.
     #[arg(short, long)]
@@ -337,34 +375,12 @@ pub(super) struct LogsArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct StopArgs {
-    /// How long the workload has after its stop signal before it is killed, e.g. `30s`, `2m` [default: the run's own, 10s].
-    #[arg(short, long, value_name = "DURATION")]
-    pub(super) grace: Option<Span>,
-    /// Kill at once and save nothing.
-    #[arg(long, conflicts_with = "grace")]
-    pub(super) abort: bool,
-    /// Which runs.
-    #[arg(required = true)]
-    pub(super) runs: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct WaitArgs {
+    #[command(flatten)]
+    pub(super) list: ListArgs,
     /// Which runs.
     #[arg(required = true)]
     pub(super) runs: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RmArgs {
-    /// Which runs.
-    #[arg(required = true, value_name = "RUN|:TAG")]
-    pub(super) runs: Vec<String>,
-    #[command(flatten)]
-    pub(super) talk: TalkArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -447,6 +463,8 @@ pub(super) struct WorkflowRunArgs {
     pub(super) driver: DriverArgs,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) cgroups: CgroupArgs,
     #[command(flatten)]
     pub(super) store: ArtifactStoreArgs,
     /// Run even if this machine has less than the workflow asks for.

@@ -22,7 +22,7 @@ const PIPE_BYTES: usize = 1 << 20;
 
 /// How we come away from the run.
 enum Way {
-    Ended(Exit),
+    Ended(Box<Exit>),
     Lost,
     Left,
     /// A signal that is not the run's.

@@ -26,7 +26,7 @@ struct Ending {
 /// How the way to the workload goes on.
 enum Way {
     /// The run has ended.
-    Ended(Exit),
+    Ended(Box<Exit>),
     /// Its supervisor is gone.
     Lost,
     /// The keys for that were pressed.
@@ -131,7 +131,7 @@ impl Ending {
             }
             _ => Some(0),
         };
-        Order::Stop { reason, grace_ms }
+        Order::Stop { reason, grace_ms, signal: None }
     }
 }
 
@@ -144,8 +144,8 @@ pub(super) fn tell(event: &Event, printer: Printer) {
             let count = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
             printer.say(&format!("saved artifacts: {count}, {}", ByteSize(*bytes)));
         }
-        // Taken by the caller.
-        Event::Exited { .. } | Event::Detached => {}
+        // Taken by the caller; told to others.
+        Event::Exited { .. } | Event::Detached | Event::Answer { .. } => {}
     }
 }
 

@@ -17,7 +17,7 @@ use crate::store::Store;
 /// Directories and verbosity that were given before the command.
 pub(super) struct Context {
     root: PathBuf,
-    state: PathBuf,
+    pub(super) state: PathBuf,
     v: u8,
 }
 
@@ -37,16 +37,21 @@ impl Context {
         Ok(Store::open(&self.root)?)
     }
 
-    /// The engine, for commands that change something; cleans up after killed processes first.
-    pub(super) fn engine(&self, registry: Option<&RegistryArgs>, printer: Printer) -> Result<Engine, CliError> {
-        let settings = Settings {
+    /// Where everything is.
+    pub(super) fn settings(&self, registry: Option<&RegistryArgs>) -> Settings {
+        Settings {
             root: self.root.clone(),
             state: self.state.clone(),
             registry: registry_settings(registry),
             bucket: BucketVariables::new(aws_variables()),
             leases: lease_dir(),
-        };
-        let (engine, told) = Engine::open(settings)?;
+            clock: jiff::Timestamp::now,
+        }
+    }
+
+    /// The engine, for commands that change something; cleans up after killed processes first.
+    pub(super) fn engine(&self, registry: Option<&RegistryArgs>, printer: Printer) -> Result<Engine, CliError> {
+        let (engine, told) = Engine::open(self.settings(registry))?;
         for line in told {
             printer.warn(&line);
         }
@@ -127,7 +132,7 @@ pub(super) fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

@@ -6,15 +6,16 @@
 //! | 126 | the command is there but cannot be executed |
 //! | 127 | the command is not there |
 //! | 128+n | signal n ended the workload |
-//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage |
+//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage; of `doctor` 1: runs would fail |
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
+use crate::engine::copy::CopyError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
-use crate::engine::{EngineError, EnterError};
+use crate::engine::{CgroupError, EngineError, EnterError};
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
 use crate::image::{PlatformError, ReferenceError, SourceError};
 use crate::spec::SpecError;
@@ -32,6 +33,9 @@ pub(super) const FOUND_MISTAKES: u8 = 1;
 /// `check` found damage, or could not look whether there is some.
 pub(super) const FOUND_DAMAGE: u8 = 1;
 
+/// `doctor` found something that makes runs fail.
+pub(super) const FOUND_FAILURE: u8 = 1;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -48,11 +52,15 @@ pub(super) enum CliError {
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
     Reference(#[from] ReferenceError),
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
     Transport(Box<TransportError>),
+    #[error(transparent)]
+    Copy(Box<CopyError>),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error(transparent)]
@@ -81,6 +89,13 @@ pub(super) enum CliError {
     SecretName(#[from] SecretNameError),
     #[error(transparent)]
     SecretValue(#[from] SecretValueError),
+    /// A file of the user cannot be written.
+    #[error("cannot write `{path}`")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A file of the user cannot be read.
     #[error("cannot read `{path}`")]
     Read {
@@ -111,9 +126,11 @@ impl CliError {
         match self {
             Self::Engine(EngineError::Enter(EnterError::Start(failure))) => u8::try_from(failure.code).unwrap_or(FAULT),
             Self::Usage(_)
+            | Self::Cgroup(_)
             | Self::Reference(_)
             | Self::Source(_)
             | Self::Transport(_)
+            | Self::Copy(_)
             | Self::Platform(_)
             | Self::RunName(_)
             | Self::Spec(_)
@@ -131,6 +148,7 @@ impl CliError {
             | Self::GpuRequest(_)
             | Self::Discover(_)
             | Self::DeviceFlag(_)
+            | Self::Write { .. }
             | Self::Read { .. }
             | Self::Process(..) => FAULT,
             // As a shell says of a child that was killed with SIGKILL.

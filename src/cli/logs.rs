@@ -21,6 +21,12 @@ const BATCH_BYTES: usize = 64 << 10;
 pub(super) fn show(context: &Context, args: &LogsArgs) -> Result<u8, CliError> {
     let wanted = Wanted::new(args)?;
     let run = context.store()?.find_run(&args.run)?;
+    if run.record().is_ok_and(|record| record.no_log) {
+        return Err(CliError::Usage(format!(
+            "run `{}` keeps no log: it was started with `--log-driver none`",
+            args.run
+        )));
+    }
     let Some(mut reader) = open(&run, &wanted)? else { return Ok(0) };
     let read = |source| CliError::Read { path: run.log(), source };
     let mut shown = Shown::new(args.timestamps);

@@ -5,15 +5,23 @@ mod artifacts;
 mod ask;
 mod attach;
 mod attend;
+mod cgroups;
 mod check;
 mod context;
+mod control;
+mod cp;
 mod devices;
+mod doctor;
 mod duration;
+mod events;
 mod exec;
 mod exit;
+mod export;
 mod gpu;
 mod images;
 mod inspect;
+mod life;
+mod limits;
 mod load;
 mod logs;
 mod names;
@@ -24,6 +32,7 @@ mod ps;
 mod run;
 mod save;
 mod secrets;
+mod stats;
 mod stop;
 mod system;
 mod table;
@@ -31,6 +40,7 @@ mod tag;
 mod tags;
 mod terminal;
 mod time;
+mod top;
 mod workflow;
 
 use std::process::ExitCode;
@@ -90,10 +100,21 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Inspect(args) => inspect::inspect(&context, &args),
         Command::Ps(args) => ps::list(&context, &args),
         Command::Rm(args) => ps::remove(&context, &args),
+        Command::Doctor(args) => doctor::show(&context, &args),
+        Command::Events(args) => events::show(&context, &args),
+        Command::Cp(args) => cp::copy(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Exec(args) => exec::exec(&context, *args),
         Command::Attach(args) => attach::attach(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
+        Command::Kill(args) => control::kill(&context, &args),
+        Command::Pause(args) => control::pause(&context, &args),
+        Command::Unpause(args) => control::unpause(&context, &args),
+        Command::Update(args) => control::update(&context, &args),
+        Command::Stats(args) => stats::stats(&context, &args),
+        Command::Top(args) => top::top(&context, &args),
+        Command::Rename(args) => ps::rename(&context, &args),
+        Command::Export(args) => export::export(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::args::ContainerArgs;
 use super::context::{current_dir, variable};
 use super::exit::CliError;
+use super::limits::{annotations, resources, security};
 use crate::artifact::{ArtifactPath, Declared, overlap};
 use crate::image::ByteSize;
 use crate::spec::{EnvSetting, MountSetting, Options, SpecError, parse_env_file};
@@ -25,6 +26,9 @@ pub(super) fn options(args: &ContainerArgs, command: Vec<String>) -> Result<Opti
         read_only: args.read_only,
         env: env(&args.env_file, &args.env)?,
         mounts: mounts(args, &here)?,
+        resources: resources(&args.limits)?,
+        security: security(&args.security)?,
+        annotations: annotations(&args.security.annotation)?,
         ..Options::default()
     };
     if let Some(size) = &args.shm_size {

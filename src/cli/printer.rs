@@ -99,8 +99,28 @@ pub(super) fn print_list<T: Serialize, const N: usize>(
     }
 }
 
+/// Data that is printed again and again, in one write. False when nobody reads it any more.
+pub(super) fn print_frame(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let goes_on = written.is_ok();
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        OUTPUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+    goes_on
+}
+
+/// Lines of the terminal that standard output is, if it is one that knows.
+pub(super) fn terminal_height() -> Option<usize> {
+    let stdout = io::stdout();
+    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+    Some(usize::from(size.ws_row)).filter(|rows| *rows > 0)
+}
+
 /// Columns of the terminal that standard output is, if it is one that knows.
-fn terminal_width() -> Option<usize> {
+pub(super) fn terminal_width() -> Option<usize> {
     let stdout = io::stdout();
     let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)

@@ -1,14 +1,20 @@
-//! `ps` and `rm`.
+//! `ps`, `rename` and `rm`.
+
+mod filter;
 
 use jiff::Timestamp;
 
-use super::args::{PsArgs, RmArgs, TalkArgs};
-use super::context::Context;
+pub(super) use self::filter::Filter;
+use self::filter::{are_about_all, fit};
+use super::args::{Format, PsArgs, RenameArgs, RmArgs, TalkArgs};
+use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::{print_data, print_list, waiting};
 use super::prune::dispose_of_trash;
+use super::table::table;
 use super::time::ago;
 use crate::engine::removal::remove_run;
+use crate::engine::{ControlError, EngineError, Order, StopReason, rename_run};
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
@@ -24,8 +30,11 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
             Err(error) => printer.warn(&describe(&error)),
         }
     }
-    records.retain(|record| args.all || !record.state.is_final());
+    let last = if args.latest { Some(1) } else { args.last };
+    let all = args.all || last.is_some() || are_about_all(&args.filter);
+    records.retain(|record| (all || !record.state.is_final()) && fit(&args.filter, record));
     records.sort_by(|a, b| b.created.cmp(&a.created));
+    records.truncate(last.unwrap_or(usize::MAX));
     if args.quiet {
         for record in &records {
             print_data(&format!("{}\n", record.name));
@@ -37,16 +46,34 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
         record.spec = None;
     }
     let now = Timestamp::now();
-    let header = ["RUN", "WORKFLOW", "SUBMITTED", "STATUS", "GPU", "EXIT"];
-    print_list(args.list.format, header, &records, |record| row(record, now));
+    let header = ["RUN", "WORKFLOW", "IMAGE", "COMMAND", "SUBMITTED", "STATUS", "GPU", "EXIT"];
+    let row = |record: &RunRecord| row(record, args.no_trunc, now);
+    if args.no_trunc && args.list.format == Format::Table {
+        print_data(&table(header, records.iter().map(row).collect(), None));
+    } else {
+        print_list(args.list.format, header, &records, row);
+    }
     Ok(0)
 }
 
-fn row(record: &RunRecord, now: Timestamp) -> [String; 6] {
+/// So much of a command is shown, as with docker.
+const COMMAND_CHARACTERS: usize = 20;
+
+fn command(record: &RunRecord, whole: bool) -> String {
+    let text = record.command.join(" ");
+    if whole || text.chars().count() <= COMMAND_CHARACTERS {
+        return text;
+    }
+    text.chars().take(COMMAND_CHARACTERS - 1).chain(['…']).collect()
+}
+
+fn row(record: &RunRecord, whole: bool, now: Timestamp) -> [String; 8] {
     let none = || "-".to_owned();
     [
         record.name.to_string(),
         record.workflow.clone().unwrap_or_else(none),
+        record.image.familiar(),
+        command(record, whole),
         record.created.parse().map_or_else(|_| none(), |time| ago(time, now)),
         record.state.to_string(),
         gpus(record).unwrap_or_else(none),
@@ -70,13 +97,40 @@ fn gpus(record: &RunRecord) -> Option<String> {
     (!models.is_empty()).then(|| models.iter().map(words).collect::<Vec<_>>().join(", "))
 }
 
+pub(super) fn rename(context: &Context, args: &RenameArgs) -> Result<u8, CliError> {
+    let to = args.to.parse()?;
+    let printer = context.printer(TalkArgs::default());
+    let engine = context.engine(None, printer)?;
+    let run = engine.store().find_run(&args.run)?;
+    let renamed = rename_run(engine.store(), &run, &to, |holder| printer.say(&waiting(holder)));
+    renamed.map_err(|error| EngineError::from(ControlError::from(error)))?;
+    Ok(0)
+}
+
 pub(super) fn remove(context: &Context, args: &RmArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let engine = context.engine(None, printer)?;
     let store = engine.store();
     // All names are looked up before any is removed, so that a typing error removes nothing.
-    let runs = args.runs.iter().map(|name| store.find_run(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut runs = Vec::new();
+    for name in &args.runs {
+        match store.find_run(name) {
+            Err(error @ (StoreError::NoRun { .. } | StoreError::TaggedRunGone { .. })) if args.force => {
+                printer.warn(&describe(&error));
+            }
+            found => runs.push(found?),
+        }
+    }
     for run in runs {
+        if args.force {
+            let order = Order::Stop { reason: StopReason::Aborted, grace_ms: None, signal: None };
+            block_on(async { Ok(engine.wait(&run, Some(&order)).await?) })?;
+        }
+        // One with `--rm` goes by itself.
+        if args.force && !run.path().exists() {
+            print_data(&format!("{}\n", run.name()?));
+            continue;
+        }
         remove_run(store, &run, |holder| printer.say(&waiting(holder)))?;
         print_data(&format!("{}\n", run.name()?));
     }

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
 use super::attach::detach_keys;
 use super::attend::start;
+use super::cgroups::cgroups;
 use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
 use super::images::image_request;
+use super::life::{IdFile, conduct, events};
+use super::limits::labels;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::printer::{Printer, print_json};
 use super::terminal::{Shown, check_input, own_size, relay_stdin};
-use crate::engine::{Conduct, Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
+use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -29,9 +32,12 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     if gives_input && args.terminal.tty {
         check_input()?;
     }
+    options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
+    let (labels, conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
+    let cgroups = cgroups(&args.cgroups, printer)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
@@ -63,14 +69,22 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,
         tag: None,
-        conduct: Conduct::default(),
+        labels,
+        conduct,
+        events: events(&args.life)?,
+        cgroups,
         created: now(),
         nonce: nonce(),
     };
-    block_on(async {
+    let id_file = IdFile::create(args.life.cidfile.as_deref(), &request.id())?;
+    let code = block_on(async {
         let shown = if is_shown { Shown::terminal(left)? } else { Shown::default() };
-        start(&engine, request, shown, printer).await
-    })
+        Box::pin(start(&engine, request, shown, printer)).await
+    })?;
+    if let Some(file) = id_file {
+        file.keep();
+    }
+    Ok(code)
 }
 
 pub(super) fn spec(context: &Context, args: SpecArgs) -> Result<u8, CliError> {

@@ -6,6 +6,7 @@ use super::args::{
     Format, ShowFormat, WorkflowArgs, WorkflowCheckArgs, WorkflowListArgs, WorkflowRunArgs, WorkflowShowArgs,
 };
 use super::attend::start;
+use super::cgroups::cgroups;
 use super::context::{Context, artifact_store, block_on, caller, current_dir, owner, variable};
 use super::devices::sharing;
 use super::exit::{CliError, FOUND_MISTAKES};
@@ -55,6 +56,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         host_check: if args.ignore_host_check { HostCheck::Warn } else { HostCheck::Refuse },
         artifact_store: artifact_store(&args.store)?,
         artifact_owner: owner.or_else(caller),
+        cgroups: cgroups(&args.cgroups, printer)?,
         detached: args.detach,
         tag,
         grace: args.grace.duration(),

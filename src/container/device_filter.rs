@@ -47,6 +47,10 @@ pub fn restrict_devices(cgroup: &Path, spec: &Spec) -> Result<(), DeviceFilterEr
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let Some(rules) = resources.and_then(|resources| resources.devices().as_ref()) else { return Ok(()) };
     let program = program(rules)?;
+    // What would follow such a rule is never reached, and the kernel takes no program with such a part.
+    if rules.iter().any(allows_all) {
+        return Ok(());
+    }
     let attach = |source| DeviceFilterError::Attach { path: cgroup.to_owned(), source };
     let directory = File::open(cgroup).map_err(attach)?;
     sys::attach_device_filter(directory.as_fd(), &program).map_err(attach)
@@ -112,6 +116,12 @@ fn is_denial_of_all(rule: &LinuxDeviceCgroup) -> bool {
     !rule.allow() && rule.major().is_none() && rule.minor().is_none() && kind(rule).is_none()
 }
 
+/// A privileged container's.
+fn allows_all(rule: &LinuxDeviceCgroup) -> bool {
+    let has_all = rule.access().as_deref().is_none_or(|access| ['r', 'w', 'm'].iter().all(|&way| access.contains(way)));
+    rule.allow() && has_all && rule.major().is_none() && rule.minor().is_none() && kind(rule).is_none()
+}
+
 /// Which kind of device a rule is for; nothing when for both.
 fn kind(rule: &LinuxDeviceCgroup) -> Option<i32> {
     match rule.typ() {
@@ -160,7 +170,7 @@ fn allow(rule: &LinuxDeviceCgroup) -> Result<Vec<u64>, DeviceFilterError> {
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::LinuxDeviceCgroupBuilder;
+    use oci_spec::runtime::{LinuxBuilder, LinuxDeviceCgroupBuilder, LinuxResourcesBuilder, SpecBuilder};
 
     use super::*;
 
@@ -234,6 +244,20 @@ mod tests {
             let found = answer(&program, kind, access, major, minor);
             assert_eq!(found, expected, "{kind} {access} {major}:{minor}");
         }
+    }
+
+    #[test]
+    fn only_a_rule_without_conditions_allows_all() {
+        assert!(allows_all(&rule(true, None, (None, None), "rwm")));
+        assert!(!allows_all(&rule(false, None, (None, None), "rwm")));
+        assert!(!allows_all(&rule(true, None, (None, None), "rw")));
+        assert!(!allows_all(&rule(true, Some(LinuxDeviceType::C), (None, None), "rwm")));
+        assert!(!allows_all(&rule(true, None, (Some(1), None), "rwm")));
+        // Nothing to attach to is needed.
+        let devices = vec![rule(true, None, (None, None), "rwm")];
+        let resources = LinuxResourcesBuilder::default().devices(devices).build().unwrap();
+        let spec = SpecBuilder::default().linux(LinuxBuilder::default().resources(resources).build().unwrap());
+        restrict_devices(Path::new("/nowhere"), &spec.build().unwrap()).unwrap();
     }
 
     #[test]

@@ -70,10 +70,10 @@ impl Member {
         &self.pidfd
     }
 
-    /// Its root directory, whatever mount namespace that is in.
+    /// Its root directory, whatever mount namespace that is in, with all that is mounted there.
     pub fn root(&self) -> io::Result<Dir> {
         let root = Dir::open(&self.proc("root"))?;
-        self.check_alive().map(|()| root)
+        self.check_alive().map(|()| root.across_mounts())
     }
 
     /// Whether it is paused: nothing that comes to it would run.
@@ -107,10 +107,21 @@ impl Member {
     }
 
     /// The directories of the cgroups it is in, one for each hierarchy that is mounted here.
-    pub(super) fn cgroups(&self) -> io::Result<Vec<PathBuf>> {
+    fn cgroups(&self) -> io::Result<Vec<PathBuf>> {
+        self.cgroups_without("")
+    }
+
+    /// Those that this process is not in already: a run that has none of its own stays in its caller's, and that one may be
+    /// mounted read-only.
+    pub(super) fn cgroups_to_join(&self) -> io::Result<Vec<PathBuf>> {
+        self.cgroups_without(&fs::read_to_string("/proc/self/cgroup")?)
+    }
+
+    fn cgroups_without(&self, known: &str) -> io::Result<Vec<PathBuf>> {
         let own = fs::read_to_string(self.proc("cgroup"))?;
         self.check_alive()?;
-        Ok(cgroup_dirs(&own, &fs::read_to_string("/proc/self/mountinfo")?))
+        let others = own.lines().filter(|line| !known.lines().any(|known| known == *line));
+        Ok(cgroup_dirs(others, &fs::read_to_string("/proc/self/mountinfo")?))
     }
 
     fn proc(&self, name: impl AsRef<OsStr>) -> PathBuf {
@@ -123,9 +134,9 @@ impl Member {
 }
 
 /// From `/proc/PID/cgroup` (`id:controllers:path`) and the mounts of this machine.
-fn cgroup_dirs(own: &str, mountinfo: &str) -> Vec<PathBuf> {
+fn cgroup_dirs<'a>(own: impl Iterator<Item = &'a str>, mountinfo: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
-    for line in own.lines() {
+    for line in own {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         dirs.extend(mountinfo.lines().find_map(|mount| mounted_at(mount, controllers, path)));
@@ -165,7 +176,7 @@ mod tests {
 33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
 34 30 0:30 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd";
         let own = "4:cpu,cpuacct:/dockless/a\n3:memory:/outer/b\n2:memory:/elsewhere\n1:name=systemd:/\n0::/c\n";
-        let found = cgroup_dirs(own, mounts);
+        let found = cgroup_dirs(own.lines(), mounts);
         let expected = ["cpu,cpuacct/dockless/a", "memory/b", "systemd", "unified/c"];
         assert_eq!(found, expected.map(|path| Path::new("/sys/fs/cgroup").join(path)));
     }

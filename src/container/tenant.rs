@@ -61,7 +61,7 @@ pub struct Started {
 pub fn start_tenant(member: &Member, tenant: &Tenant, streams: TenantStreams) -> io::Result<Started> {
     let namespaces = member.namespaces()?;
     let cgroups: Vec<File> = member
-        .cgroups()?
+        .cgroups_to_join()?
         .iter()
         .map(|dir| File::options().write(true).open(dir.join("cgroup.procs")))
         .collect::<io::Result<_>>()?;

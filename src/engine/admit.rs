@@ -23,6 +23,7 @@ pub(super) fn admit(
     request: &mut RunRequest,
     given: Result<Given, EngineError>,
 ) -> Result<Admitted, EngineError> {
+    prepare::check_cgroup(request)?;
     let mut warnings = Vec::new();
     let (given, missing) = given_or_missing(request.host_check, given)?;
     if request.options.network == Network::Host {

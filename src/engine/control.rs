@@ -1,4 +1,8 @@
-//! Runs that other processes have started: ending them, waiting for them, attaching to them.
+//! Runs that other processes have started: ending them, waiting for them, and all that can be asked of them meanwhile.
+
+mod error;
+mod export;
+mod order;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
+pub use self::error::ControlError;
 use super::{Engine, EngineError, Event, Order};
 use crate::store::{Exit, RunDir, StoreError};
 use crate::supervisor::protocol::{send_attach, send_line};
@@ -23,7 +28,7 @@ impl Engine {
     /// `None` when nothing tells any more how it ended: it was removed meanwhile, or gave up before its workload started.
     pub async fn wait(&self, run: &RunDir, order: Option<&Order>) -> Result<Option<Exit>, EngineError> {
         let mut heard = None;
-        let mut order = order.copied();
+        let mut order = order.cloned();
         while run.is_live() {
             match connect(run) {
                 Ok(stream) => heard = listen(stream, order.take()).await.or(heard),
@@ -109,7 +114,7 @@ async fn listen(mut stream: UnixStream, order: Option<Order>) -> Option<Exit> {
     let mut exit = None;
     while let Ok(Some(line)) = lines.next_line().await {
         if let Ok(Event::Exited { exit: heard }) = serde_json::from_str(&line) {
-            exit = Some(heard);
+            exit = Some(*heard);
         }
     }
     exit

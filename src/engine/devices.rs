@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::container::{Cgroup, CgroupError};
+use crate::container::kill_container;
 use crate::gpu::cdi::{
     CdiError, DEFAULT_DIRECTORIES, Format, Injected, NativeAction, Output, QualifiedName, Registry, WriteError,
     device_names, installed_hook, standard_directories, write,
@@ -67,7 +67,6 @@ pub enum DeviceError {
     Discover(#[from] DiscoverError),
     Select(#[from] SelectError),
     Lease(#[from] LeaseError),
-    Cgroup(#[from] CgroupError),
     Files(#[from] FilesError),
     Nodes(#[from] DevicesError),
     ProcView(#[from] ProcViewError),
@@ -225,7 +224,7 @@ pub(super) fn waiting_in_words(waiting: &Waiting) -> String {
 /// death signal may still use it.
 fn end_orphans(leases: &mut Leases) -> Result<(), DeviceError> {
     for orphan in leases.orphans() {
-        Cgroup::of(&orphan.id)?.kill_all();
+        kill_container(&orphan.id);
     }
     Ok(leases.forget_orphans()?)
 }

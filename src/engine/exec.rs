@@ -14,8 +14,11 @@ use crate::container::{Member, StartFailure, Tenant, bounding_capabilities};
 use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
 use crate::store::{RunDir, RunState};
 use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
-use crate::supervisor::{Entered, LaunchError, come_to, peer};
+use crate::supervisor::{Entered, LaunchError};
 use crate::sys::WindowSize;
+
+/// `CAP_MKNOD` (capability.h).
+const MKNOD: u64 = 1 << 27;
 
 /// Why a command does not run in the container of a run.
 #[derive(Debug, thiserror::Error)]
@@ -123,27 +126,35 @@ impl Exec {
 }
 
 /// The first process of a run's container. The record tells its number; that it still is the one is told by its parent,
-/// which is whoever listens at the run's socket.
+/// which holds the run's lock.
 fn first_process(run: &RunDir, name: &str) -> Result<Member, EngineError> {
     let record = run.record()?;
     let state = record.state;
+    let paused = || EnterError::Paused { name: name.to_owned() };
+    if run.is_live() && state == RunState::Paused {
+        return Err(paused().into());
+    }
     let not_running = || {
-        let state = if state == RunState::Running { "about to end".to_owned() } else { in_words(state) };
+        let state = if state == RunState::Running { "about to end".to_owned() } else { state.to_string() };
         EnterError::NotRunning { name: name.to_owned(), state }
     };
     let Some(pid) = record.pid.filter(|_| run.is_live() && state == RunState::Running) else {
         return Err(not_running().into());
     };
-    let supervisor = come_to(&run.control()).and_then(|socket| peer(&socket)).map_err(|_| not_running())?;
+    let supervisor = run.supervisor().ok_or_else(not_running)?;
     let init = Member::child_of(pid, supervisor).map_err(|_| not_running())?;
     if init.is_frozen() {
-        return Err(EnterError::Paused { name: name.to_owned() }.into());
+        return Err(paused().into());
     }
     Ok(init)
 }
 
-fn in_words(state: RunState) -> String {
-    serde_json::to_value(state).ok().and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default()
+/// The capabilities that `--privileged` gives. Where the run has no cgroup of its own nothing forbids devices, so nobody in
+/// it may make their nodes.
+fn bounding(run: &RunDir) -> Result<u64, EngineError> {
+    let may_make_nodes = run.record()?.cgroup.is_none_or(|cgroup| cgroup.mode.makes_one());
+    let given = bounding_capabilities()?;
+    Ok(if may_make_nodes { given } else { given & !MKNOD })
 }
 
 fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<ExecRequest, EngineError> {
@@ -156,7 +167,7 @@ fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<E
     };
     let (passwd, group) = (passwd.map_err(enter)?, group.map_err(enter)?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let process = exec_process(container, &wish.options, &files, bounding_capabilities()?)?;
+    let process = exec_process(container, &wish.options, &files, bounding(run)?)?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let tenant = Tenant { process, seccomp, size: wish.size };
     Ok(ExecRequest { init: init.pid().as_raw(), tenant, detached: wish.detached })

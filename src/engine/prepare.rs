@@ -10,11 +10,12 @@ use super::inputs::{InputMount, hidden};
 use super::places::directory;
 use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
 use crate::artifact::{UploadRequest, prepare_remote};
-use crate::container::{Cgroup, boot_id, host_facts};
+use crate::container::{Cgroup, boot_id, host_devices, host_facts};
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
-use crate::supervisor::protocol::{LeaseFiles, Request, TerminalWish, Volume};
+use crate::supervisor::Logging;
+use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, TerminalWish, Volume};
 
 /// A run that was let in.
 pub(super) struct Admitted {
@@ -62,9 +63,11 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
     Ok(request.reservation.dir().write_passing_record(&record)?)
 }
 
-/// What kernel and runtime know a run by.
-pub(super) fn id(request: &RunRequest) -> String {
-    format!("{}-{:08x}", request.reservation.name(), request.nonce)
+/// Refuses a place for the run's cgroup that cannot be had, and limits that would not be kept there.
+pub(super) fn check_cgroup(request: &RunRequest) -> Result<(), EngineError> {
+    let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
+    let host = host_facts(&cgroup, Dialect::Libcontainer)?;
+    Ok(cgroup.check_limits(&spec::limits(&request.options, &host)?)?)
 }
 
 fn record(
@@ -76,10 +79,11 @@ fn record(
     let name = request.reservation.name();
     let Origin { workflow, project, resolved } = &request.origin;
     let options = &request.options;
+    let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
     Ok(RunRecord {
         schema: 1,
         name: name.clone(),
-        id: id(request),
+        id: request.id(),
         workflow: workflow.clone(),
         project: project.as_deref().map(in_words),
         resolved: resolved.clone(),
@@ -105,7 +109,10 @@ fn record(
             .map(ToString::to_string),
         deps,
         caches,
+        labels: request.labels.clone(),
         tag: request.tag.as_ref().map(ToString::to_string),
+        no_log: request.conduct.logging == Logging::Nothing,
+        cgroup: Some(cgroup.record()),
         state: RunState::Submitted,
         rootfs: String::new(),
         boot_id: boot_id()?,
@@ -113,11 +120,17 @@ fn record(
         started: None,
         finished: None,
         pid: None,
+        pid_start: None,
         remove: request.remove,
         keep: request.keep,
         exit: None,
         spec: None,
     })
+}
+
+/// Refuses what this machine cannot give before anything is fetched.
+pub(super) fn check(options: &Options) -> Result<(), EngineError> {
+    Ok(options.check(&host_facts(&Cgroup::mounted()?, Dialect::Libcontainer)?)?)
 }
 
 /// Notes a state on the way; one that cannot be written now is overtaken by the next.
@@ -176,17 +189,11 @@ fn fill(
     options.default_hostname = name.as_str().parse().ok();
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
-    let paths = Paths {
-        rootfs: dir.path().join("rootfs"),
-        cgroup: Cgroup::spec_path(&record.id),
-        resolv_conf: Some(etc.join("resolv.conf")),
-        hosts: Some(etc.join("hosts")),
-        hostname: Some(etc.join("hostname")),
-        volumes: dir.path().join("volumes"),
-    };
-    let staging = dir.gpu();
-    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&staging))?;
-    let built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id)?;
+    let paths = paths(dir, &etc, &cgroup);
+    let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
+    let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    cgroup.adapt(&mut built.spec);
     write_etc(&etc, &built.hostname, options.network)?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
@@ -223,6 +230,7 @@ fn fill(
         interactive: request.interactive,
         init: request.init,
         conduct: request.conduct.clone(),
+        feed: FeedStart::default(),
     };
     let words =
         Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
@@ -236,6 +244,18 @@ fn lease_files(settings: &Settings, request: &RunRequest, given: &Given) -> Opti
         count: leases.descriptors().len(),
         shared: request.devices.shared,
     })
+}
+
+/// Where things of a run are.
+fn paths(dir: &RunDir, etc: &Path, cgroup: &Cgroup) -> Paths {
+    Paths {
+        rootfs: dir.path().join("rootfs"),
+        cgroup: cgroup.path_in_view(),
+        resolv_conf: Some(etc.join("resolv.conf")),
+        hosts: Some(etc.join("hosts")),
+        hostname: Some(etc.join("hostname")),
+        volumes: dir.path().join("volumes"),
+    }
 }
 
 /// Puts what the run's devices bring into its options, and returns the rest. Nothing is looked at for a run without any.
@@ -366,8 +386,13 @@ fn build(
     };
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let host = host_facts(&Cgroup::of("")?, dialect)?;
-    Ok(spec::build(&image.image.config, options, &host, &files, paths)?)
+    let host = host_facts(&Cgroup::mounted()?, dialect)?;
+    let mut options = options.clone();
+    if options.security.privileged {
+        let given: Vec<PathBuf> = options.edits.devices.iter().map(|device| device.path.clone()).collect();
+        options.edits.devices.extend(host_devices().into_iter().filter(|device| !given.contains(&device.path)));
+    }
+    Ok(spec::build(&image.image.config, &options, &host, &files, paths)?)
 }
 
 /// Directories of this machine that `-v` names are made when they are missing, as docker does.

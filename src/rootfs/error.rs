@@ -79,6 +79,18 @@ pub enum RootfsError {
         #[source]
         source: io::Error,
     },
+    /// A file of a run's root file system cannot be written into an archive.
+    #[error("cannot export `{path}` of the container")]
+    Export {
+        /// The directory it is in.
+        path: ImagePath,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive cannot be written.
+    #[error("cannot write the archive")]
+    ExportWrite(#[source] io::Error),
     /// A file of the image cannot be read.
     #[error("cannot read `{path}` of the image")]
     Read {

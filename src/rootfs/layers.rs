@@ -68,6 +68,14 @@ impl Layers {
         Self { paths, root, marks: Marks::Trusted }
     }
 
+    /// These layers below the writable one of a run, which says what the root is like.
+    #[must_use]
+    pub fn below(mut self, upper: PathBuf) -> Self {
+        self.paths.insert(0, upper.clone());
+        self.root = Some(upper);
+        self
+    }
+
     /// Whether an overlay of them would show what they are.
     pub(super) fn are_mountable(&self) -> bool {
         self.marks != Marks::Plain
@@ -83,6 +91,16 @@ impl Layers {
     #[must_use]
     pub fn root(&self) -> Option<&Path> {
         self.root.as_deref()
+    }
+
+    /// The same with the writable layer of a run above them.
+    pub(super) fn open_below(&self, upper: &Path) -> Result<Merged, RootfsError> {
+        let paths = std::iter::once(upper).chain(self.paths.iter().map(PathBuf::as_path));
+        Merged::open(paths, self.marks).map_err(|source| RootfsError::Host {
+            operation: "open the writable layer and the layers below",
+            path: upper.to_owned(),
+            source,
+        })
     }
 
     pub(super) fn open(&self) -> Result<Merged, RootfsError> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
 
+use super::flag_error::FlagProblem;
 use crate::image::{ByteSize, ByteSizeError};
 
 /// Where a setting came from, for messages.
@@ -66,6 +67,16 @@ pub enum SpecError {
     /// The kernel counts in a signed 64-bit number.
     #[error("memory limit is {0}, which is more than the kernel can count")]
     MemoryTooLarge(ByteSize),
+    /// A flag of limits or security is wrong.
+    #[error("`{flag} {text}`: {problem}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        text: String,
+        /// What is wrong with it.
+        problem: Box<FlagProblem>,
+    },
     /// `-v`, `--mount` or `--tmpfs` is wrong.
     #[error("`{flag} {text}`: {problem}")]
     Mount {
@@ -175,6 +186,13 @@ pub enum SpecError {
     /// The crate that holds the OCI types refused a value.
     #[error("the runtime specification cannot be put together")]
     Assemble(#[from] OciSpecError),
+}
+
+impl SpecError {
+    /// A flag whose value does not do.
+    pub(super) fn flag(flag: &'static str, text: &str, problem: FlagProblem) -> Self {
+        Self::Flag { flag, text: text.escape_debug().to_string(), problem: Box::new(problem) }
+    }
 }
 
 /// What is wrong with one mount flag.

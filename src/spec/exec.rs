@@ -1,10 +1,9 @@
 //! One more process for a container that runs: docker's `exec`. Starts from the container's own process, so that limits,
 //! profile and `no_new_privs` are the same.
 
-use std::collections::HashSet;
 use std::path::Path;
 
-use oci_spec::runtime::{Capability, Process, UserBuilder};
+use oci_spec::runtime::{Process, UserBuilder};
 
 use super::env::Environment;
 use super::error::{Origin, SpecError};
@@ -29,51 +28,6 @@ pub struct ExecOptions {
     /// All capabilities that the machine gives.
     pub privileged: bool,
 }
-
-/// All capabilities; the index is the number in the kernel (capability.h).
-const ALL: [Capability; 41] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::DacReadSearch,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setpcap,
-    Capability::LinuxImmutable,
-    Capability::NetBindService,
-    Capability::NetBroadcast,
-    Capability::NetAdmin,
-    Capability::NetRaw,
-    Capability::IpcLock,
-    Capability::IpcOwner,
-    Capability::SysModule,
-    Capability::SysRawio,
-    Capability::SysChroot,
-    Capability::SysPtrace,
-    Capability::SysPacct,
-    Capability::SysAdmin,
-    Capability::SysBoot,
-    Capability::SysNice,
-    Capability::SysResource,
-    Capability::SysTime,
-    Capability::SysTtyConfig,
-    Capability::Mknod,
-    Capability::Lease,
-    Capability::AuditWrite,
-    Capability::AuditControl,
-    Capability::Setfcap,
-    Capability::MacOverride,
-    Capability::MacAdmin,
-    Capability::Syslog,
-    Capability::WakeAlarm,
-    Capability::BlockSuspend,
-    Capability::AuditRead,
-    Capability::Perfmon,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
-];
 
 /// The process, from that of the container. `bounding` is the caller's own bounding set, a bit for each capability.
 pub fn exec_process(
@@ -107,7 +61,7 @@ pub fn exec_process(
     let home = identity.filter(|_| has_other_user).map(|identity| identity.home);
     process.set_env(Some(environment(container, options, home.as_deref())?));
     let given = container.capabilities().as_ref().and_then(|sets| sets.bounding().clone()).unwrap_or_default();
-    let given = if options.privileged { all(bounding) } else { given };
+    let given = if options.privileged { capabilities::all(bounding) } else { given };
     process.set_capabilities(Some(capabilities::sets(&given, process.user().uid() == 0)?));
     Ok(process)
 }
@@ -132,13 +86,11 @@ fn environment(container: &Process, options: &ExecOptions, home: Option<&str>) -
     Ok(environment.into_list())
 }
 
-fn all(bounding: u64) -> HashSet<Capability> {
-    ALL.iter().enumerate().filter(|(number, _)| bounding & (1 << number) != 0).map(|(_, one)| *one).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::ProcessBuilder;
+    use std::collections::HashSet;
+
+    use oci_spec::runtime::{Capability, ProcessBuilder};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! A machine and a run that the tests of this module share.
 
-use super::{CgroupVersion, Dialect, HostFacts, Paths};
+use super::{CgroupVersion, Dialect, HostFacts, LIMIT_COUNT, Paths};
 use crate::image::Platform;
 
 /// A big machine with cgroup v2, and root on it.
@@ -10,13 +10,19 @@ pub(super) fn host() -> HostFacts {
         cgroup: CgroupVersion::V2,
         swap_accounting: true,
         nofile_hard: 1_048_576,
+        hard_limits: [u64::MAX; LIMIT_COUNT],
         nr_open: 1_048_576,
         can_raise_limits: true,
         bounding_capabilities: u64::MAX,
+        oom_score_adj: 0,
         hostname: "node".to_owned(),
         platform: Platform::new("linux", "amd64", None),
         cpu_count: 8,
         kernel: (6, 1),
+        cpuset_cpus: "0-7".to_owned(),
+        cpuset_mems: "0".to_owned(),
+        block_io_weight: true,
+        apparmor: false,
         selinux: false,
         thermal_throttle_cpus: 0,
     }

@@ -3,9 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{Capability, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType};
+use oci_spec::runtime::{
+    Capability, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxSeccomp,
+};
 
 use super::error::SpecError;
+use super::security::SeccompChoice;
+use super::sysctl::Sysctl;
 use super::{CgroupVersion, HostFacts, Network, Options, Paths, edits, resources, seccomp};
 
 /// Docker's list: what tells about, or reaches, the machine itself.
@@ -40,20 +44,38 @@ pub(super) fn linux(
         .namespaces(namespaces(options.network)?)
         .resources(resources::resources(options, host)?)
         .cgroups_path(paths.cgroup.as_str())
-        .seccomp(seccomp::filter(host, capabilities)?)
-        .masked_paths(masked_paths(host))
-        .readonly_paths(read_only_paths(host))
+        .masked_paths(masked_paths(options, host))
+        .readonly_paths(read_only_paths(options, host))
         // Docker's binds are `rprivate`; libcontainer ignores that option of a mount, but takes this one for all.
         .rootfs_propagation("private")
         .build()?;
     if !options.edits.devices.is_empty() {
         linux.set_devices(Some(edits::devices(&options.edits)?));
     }
-    if options.network == Network::None {
-        let sysctls = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        linux.set_sysctl(Some(HashMap::from(sysctls)));
-    }
+    linux.set_seccomp(filter(options, host, capabilities)?);
+    linux.set_sysctl(sysctls(options));
     Ok(linux)
+}
+
+fn filter(
+    options: &Options,
+    host: &HostFacts,
+    capabilities: &HashSet<Capability>,
+) -> Result<Option<LinuxSeccomp>, SpecError> {
+    match &options.security.seccomp {
+        SeccompChoice::Unconfined => Ok(None),
+        SeccompChoice::Default if options.security.privileged => Ok(None),
+        SeccompChoice::Default | SeccompChoice::Builtin => seccomp::filter(host, capabilities).map(Some),
+        SeccompChoice::Profile(profile) => profile.filter(host, capabilities).map(Some),
+    }
+}
+
+/// The user's win over docker's.
+fn sysctls(options: &Options) -> Option<HashMap<String, String>> {
+    let dockers = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let dockers = dockers.into_iter().filter(|_| options.network == Network::None);
+    let sysctls: HashMap<_, _> = dockers.chain(options.security.sysctls.iter().map(Sysctl::pair)).collect();
+    (!sysctls.is_empty()).then_some(sysctls)
 }
 
 fn namespaces(network: Network) -> Result<Vec<LinuxNamespace>, OciSpecError> {
@@ -69,7 +91,10 @@ fn namespaces(network: Network) -> Result<Vec<LinuxNamespace>, OciSpecError> {
 }
 
 /// The throttle counters leak what the machine computes (GHSA-6fw5-f8r9-fgfm).
-fn masked_paths(host: &HostFacts) -> Vec<String> {
+fn masked_paths(options: &Options, host: &HostFacts) -> Vec<String> {
+    if options.security.privileged || options.security.unconfined_paths {
+        return Vec::new();
+    }
     let counters =
         (0..host.thermal_throttle_cpus).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
     MASKED.iter().map(|&path| path.to_owned()).chain(counters).collect()
@@ -77,8 +102,12 @@ fn masked_paths(host: &HostFacts) -> Vec<String> {
 
 /// libcontainer mounts the hierarchies of cgroup v1 writable whatever the options of `/sys/fs/cgroup`: root in the
 /// container could raise its own limits. So each is bound read-only over itself, the directory that holds them first.
-fn read_only_paths(host: &HostFacts) -> Vec<String> {
-    let mut paths: Vec<String> = READ_ONLY.iter().map(|&path| path.to_owned()).collect();
+fn read_only_paths(options: &Options, host: &HostFacts) -> Vec<String> {
+    if options.security.privileged {
+        return Vec::new();
+    }
+    let usual = READ_ONLY.iter().filter(|_| !options.security.unconfined_paths);
+    let mut paths: Vec<String> = usual.map(|&path| path.to_owned()).collect();
     if let CgroupVersion::V1 { hierarchies } = &host.cgroup {
         paths.push(CGROUP_ROOT.to_owned());
         paths.extend(hierarchies.iter().map(|name| format!("{CGROUP_ROOT}/{name}")));
@@ -88,7 +117,7 @@ fn read_only_paths(host: &HostFacts) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::{SecurityOptions, fixture};
     use super::*;
 
     fn build(options: &Options, host: &HostFacts) -> Linux {
@@ -106,6 +135,28 @@ mod tests {
         let none = build(&Options { network: Network::None, ..Options::default() }, &fixture::host());
         assert!(has_network_namespace(&none));
         assert_eq!(none.sysctl().as_ref().unwrap()["net.ipv4.ip_unprivileged_port_start"], "0");
+    }
+
+    #[test]
+    fn a_privileged_container_sees_and_writes_all() {
+        let host =
+            HostFacts { cgroup: CgroupVersion::V1 { hierarchies: vec!["memory".to_owned()] }, ..fixture::host() };
+        let privileged = build(
+            &Options { security: SecurityOptions { privileged: true, ..Default::default() }, ..Options::default() },
+            &host,
+        );
+        assert!(privileged.seccomp().is_none());
+        assert!(privileged.masked_paths().as_ref().unwrap().is_empty());
+        assert!(privileged.readonly_paths().as_ref().unwrap().is_empty());
+        let rules = privileged.resources().as_ref().unwrap().devices().clone().unwrap();
+        assert_eq!(rules.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a *:* rwm"]);
+        let security = SecurityOptions { privileged: true, seccomp: SeccompChoice::Builtin, ..Default::default() };
+        assert!(build(&Options { security, ..Options::default() }, &host).seccomp().is_some());
+        // The limits of the container stay out of its reach.
+        let security = SecurityOptions { unconfined_paths: true, ..Default::default() };
+        let paths = build(&Options { security, ..Options::default() }, &host);
+        assert!(paths.masked_paths().as_ref().unwrap().is_empty());
+        assert_eq!(paths.readonly_paths().as_ref().unwrap().as_slice(), ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"]);
     }
 
     #[test]

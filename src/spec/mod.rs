@@ -12,6 +12,8 @@ mod edits;
 mod env;
 mod error;
 mod exec;
+mod flag_error;
+mod labels;
 mod linux;
 mod mount_flags;
 mod mounts;
@@ -20,23 +22,37 @@ mod path;
 mod process;
 mod resources;
 mod seccomp;
+mod security;
 mod signal;
 mod syscalls;
+mod sysctl;
+mod ulimit;
 mod user;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Capability, RootBuilder, Spec, SpecBuilder};
 
+pub use capabilities::CapabilityName;
 pub use edits::{Device, DeviceKind, EditHook, EditMount, Edits};
 pub use env::{CallerEnv, EnvSetting, parse_env_file};
 pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
 pub use exec::{ExecOptions, exec_process};
+pub use flag_error::FlagProblem;
+pub use labels::{label_file, pair};
 pub use mount_flags::{BindMount, MountSetting, TmpfsMount, container_path};
 pub use mounts::ImageVolume;
 pub use network::{Hostname, Network};
-pub use resources::{Cpus, MemoryLimit};
+pub use resources::{
+    Cpus, IdList, MemoryLimit, MemorySwap, ResourceOptions, Throttle, ThrottleKind, blkio_weight, cpu_period,
+    cpu_quota, cpu_shares, limits, memory_reservation, memory_swap, memory_swappiness, oom_score_adj, pids,
+};
+pub use seccomp::{MAX_PROFILE_BYTES, Profile};
+pub use security::{SeccompChoice, SecurityOpt, SecurityOptions};
 pub use signal::StopSignal;
+pub use sysctl::{Namespace, Sysctl};
+pub use ulimit::{LIMIT_COUNT, Ulimit};
 pub use user::Identity;
 
 use crate::image::{ByteSize, ImageConfig, Platform};
@@ -76,6 +92,14 @@ pub struct Options {
     pub cpus: Option<Cpus>,
     /// `--memory`.
     pub memory: Option<MemoryLimit>,
+    /// The other limits.
+    pub resources: ResourceOptions,
+    /// Capabilities, filters and what else sets it apart.
+    pub security: SecurityOptions,
+    /// `--stop-signal`, over the image's.
+    pub stop_signal: Option<StopSignal>,
+    /// `--annotation`: said to the runtime.
+    pub annotations: BTreeMap<String, String>,
     /// `--shm-size`, the size of `/dev/shm`; 0 is the default of 64 MiB.
     pub shm_size: ByteSize,
     /// `--network`.
@@ -101,12 +125,24 @@ impl Default for Options {
             mounts: Vec::new(),
             cpus: None,
             memory: None,
+            resources: ResourceOptions::default(),
+            security: SecurityOptions::default(),
+            stop_signal: None,
+            annotations: BTreeMap::new(),
             shm_size: ByteSize(64 << 20),
             network: Network::default(),
             read_only: false,
             terminal: false,
             edits: Edits::default(),
         }
+    }
+}
+
+impl Options {
+    /// Whether the machine can give what is asked for; what can be said before there is an image.
+    pub fn check(&self, host: &HostFacts) -> Result<(), SpecError> {
+        self.resources.check(self.cpus, self.memory, host)?;
+        self.security.check(host, self.network)
     }
 }
 
@@ -133,6 +169,7 @@ pub enum CgroupVersion {
 
 /// What the machine and the caller's rights on it are.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct HostFacts {
     /// Who will read the specification.
     pub dialect: Dialect,
@@ -142,12 +179,16 @@ pub struct HostFacts {
     pub swap_accounting: bool,
     /// The caller's hard limit of open files; `u64::MAX` is unlimited.
     pub nofile_hard: u64,
+    /// The caller's hard limits, by their numbers in the kernel.
+    pub hard_limits: [u64; LIMIT_COUNT],
     /// `fs.nr_open`, above which nobody may raise that limit.
     pub nr_open: u64,
     /// Whether the caller has `CAP_SYS_RESOURCE`.
     pub can_raise_limits: bool,
     /// The caller's bounding set, a bit for each capability number.
     pub bounding_capabilities: u64,
+    /// The caller's own OOM score adjustment.
+    pub oom_score_adj: i32,
     /// The machine's host name.
     pub hostname: String,
     /// The machine's platform; the system call filter is for its architecture.
@@ -156,6 +197,14 @@ pub struct HostFacts {
     pub cpu_count: u32,
     /// Major and minor version of the kernel.
     pub kernel: (u32, u32),
+    /// Processors that a control group can have, as the kernel lists them.
+    pub cpuset_cpus: String,
+    /// Memory nodes that a control group can have.
+    pub cpuset_mems: String,
+    /// Whether block devices can be weighed.
+    pub block_io_weight: bool,
+    /// Whether `AppArmor` is on.
+    pub apparmor: bool,
     /// Whether `SELinux` is on.
     pub selinux: bool,
     /// One more than the highest CPU that has a `thermal_throttle` directory in `/sys/devices/system/cpu`; 0 without.
@@ -218,22 +267,23 @@ pub fn build(
     files: &ImageFiles<'_>,
     paths: &Paths,
 ) -> Result<Built, SpecError> {
+    options.check(host)?;
     let identity = identity(image, options, files)?;
     let working_dir = process::working_dir(image, options)?;
     let hostname = hostname(options, host);
-    let mut capabilities = capabilities::available(host.bounding_capabilities);
-    if !options.edits.devices.is_empty() {
+    let mut granted = capabilities::granted(host.bounding_capabilities, &options.security)?;
+    if !options.edits.devices.is_empty() && !options.security.asks_for_nodes() {
         // Who has some of the machine's devices is not to make nodes for its other ones.
-        capabilities.remove(&Capability::Mknod);
+        granted.set.remove(&Capability::Mknod);
     }
     let mounts = mounts::mounts(image, options, host, paths)?;
-    let (stop_signal, signal_warning) = stop_signal(image);
+    let (stop_signal, signal_warning) = stop_signal(image, options);
 
     let parts = process::Parts {
         identity: &identity,
         working_dir: &working_dir,
         hostname: &hostname,
-        capabilities: &capabilities,
+        capabilities: &granted.set,
     };
     let process = process::process(image, options, host, &parts)?;
     let root = RootBuilder::default().path(paths.rootfs.as_path()).readonly(options.read_only).build()?;
@@ -243,13 +293,15 @@ pub fn build(
         .process(process)
         .hostname(hostname.as_str())
         .mounts(mounts.list)
-        .linux(linux::linux(options, host, paths, &capabilities)?)
+        .linux(linux::linux(options, host, paths, &granted.set)?)
         .build()?;
-    spec.set_annotations(None);
+    let annotations: std::collections::HashMap<_, _> = options.annotations.clone().into_iter().collect();
+    spec.set_annotations((!annotations.is_empty()).then_some(annotations));
     spec.set_hooks(edits::hooks(&options.edits)?);
 
-    let notes = process::notes(host, &capabilities);
-    let warnings = mounts.warnings.into_iter().chain(signal_warning).collect();
+    let notes = process::notes(options, host, &granted.missing);
+    let limits = options.resources.warnings(host);
+    let warnings = mounts.warnings.into_iter().chain(signal_warning).chain(limits).collect();
     let image_volumes = mounts.image_volumes;
     Ok(Built { spec, identity, hostname, working_dir, stop_signal, image_volumes, warnings, notes })
 }
@@ -263,17 +315,20 @@ pub fn to_json(spec: &Spec) -> Result<String, serde_json::Error> {
             set.sort_by(|left, right| left.as_str().cmp(&right.as_str()));
         }
     }
-    if let Some(serde_json::Value::Object(sysctls)) = document.pointer_mut("/linux/sysctl") {
-        sysctls.sort_keys();
+    for map in ["/linux/sysctl", "/annotations"] {
+        if let Some(serde_json::Value::Object(map)) = document.pointer_mut(map) {
+            map.sort_keys();
+        }
     }
     serde_json::to_string_pretty(&document)
 }
 
 fn identity(image: &ImageConfig, options: &Options, files: &ImageFiles<'_>) -> Result<Identity, SpecError> {
-    match &options.user {
+    let identity = match &options.user {
         Some(user) => Identity::resolve(user, Origin::Flag("--user"), files),
         None => Identity::resolve(&image.user, Origin::Image, files),
-    }
+    }?;
+    identity.with_groups(&options.security.group_add, files)
 }
 
 /// With the machine's network the machine's name, unless another was asked for.
@@ -286,7 +341,10 @@ fn hostname(options: &Options, host: &HostFacts) -> String {
 }
 
 /// A bad signal in the image does not stop a run.
-fn stop_signal(image: &ImageConfig) -> (StopSignal, Option<String>) {
+fn stop_signal(image: &ImageConfig, options: &Options) -> (StopSignal, Option<String>) {
+    if let Some(signal) = options.stop_signal {
+        return (signal, None);
+    }
     match image.stop_signal.as_deref().map(str::parse) {
         None => (StopSignal::TERM, None),
         Some(Ok(signal)) => (signal, None),

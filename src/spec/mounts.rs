@@ -85,18 +85,21 @@ pub(super) fn mounts(
         }
     }
     later.sort_by_key(|mount| depth(mount.destination()));
-    let mut list = defaults(options.shm_size, &taken)?;
+    let mut list = defaults(options, &taken)?;
     list.extend(later);
     Ok(Mounts { list, image_volumes, warnings })
 }
 
-fn defaults(shm_size: ByteSize, taken: &HashSet<PathBuf>) -> Result<Vec<Mount>, OciSpecError> {
-    let shm_size = if shm_size.0 == 0 { DEFAULT_SHM_SIZE } else { shm_size };
+fn defaults(options: &Options, taken: &HashSet<PathBuf>) -> Result<Vec<Mount>, OciSpecError> {
+    let shm_size = if options.shm_size.0 == 0 { DEFAULT_SHM_SIZE } else { options.shm_size };
+    // A privileged container may change /sys and its control groups.
+    let is_left_out = |option: &str| options.security.privileged && option == "ro";
     DEFAULTS
         .iter()
         .filter(|(destination, ..)| !taken.contains(Path::new(destination)))
         .map(|(destination, kind, source, options)| {
-            let mut options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+            let kept = options.iter().filter(|option| !is_left_out(option));
+            let mut options: Vec<String> = kept.map(|&option| option.to_owned()).collect();
             if *destination == SHM {
                 options.push(format!("size={}", shm_size.0));
             }

@@ -12,7 +12,7 @@ use super::env::Environment;
 use super::error::{Origin, SpecError};
 use super::path::clean;
 use super::user::Identity;
-use super::{HostFacts, Options, capabilities};
+use super::{HostFacts, Options, capabilities, ulimit};
 use crate::image::ImageConfig;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,24 +44,26 @@ pub(super) fn process(
         .env(environment(image, options, parts)?)
         .cwd(parts.working_dir)
         .capabilities(capabilities::sets(parts.capabilities, parts.identity.is_root())?)
-        .rlimits(vec![open_files(host)?])
+        .rlimits(rlimits(options, host)?)
         .build()?;
     // The type's default is `true`. With `false` libcontainer loads the filter after it dropped the capabilities that
     // loading takes, which fails for users other than root; left out, it loads the filter before.
-    process.set_no_new_privileges(None);
+    process.set_no_new_privileges(options.security.no_new_privileges.then_some(true));
+    process.set_apparmor_profile(options.security.apparmor.clone());
+    process.set_oom_score_adj(options.resources.effective_oom_score_adj(host));
     Ok(process)
 }
 
 /// Says what [`process`] had to lower.
-pub(super) fn notes(host: &HostFacts, available: &HashSet<Capability>) -> Vec<String> {
+pub(super) fn notes(options: &Options, host: &HostFacts, missing: &[Capability]) -> Vec<String> {
     let mut notes = Vec::new();
     let ceiling = open_files_ceiling(host);
-    if ceiling < OPEN_FILES {
+    if ceiling < OPEN_FILES && !ulimit::names_open_files(&options.resources.ulimits) {
         notes.push(format!(
             "the limit of open files is {ceiling} instead of {OPEN_FILES}: this machine permits no more"
         ));
     }
-    for capability in capabilities::missing(available) {
+    for capability in missing {
         notes.push(format!("the capability CAP_{capability} is left out: this machine does not give it"));
     }
     notes
@@ -136,6 +138,15 @@ pub(super) fn reject_nul(what: &str, text: &str) -> Result<(), SpecError> {
         return Err(SpecError::Nul { what: what.to_owned(), text: text.to_owned() });
     }
     Ok(())
+}
+
+fn rlimits(options: &Options, host: &HostFacts) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let ulimits = &options.resources.ulimits;
+    let mut limits = ulimit::rlimits(ulimits, host)?;
+    if !ulimit::names_open_files(ulimits) {
+        limits.insert(0, open_files(host)?);
+    }
+    Ok(limits)
 }
 
 /// Other limits are the caller's own, as docker's containers have the daemon's.
@@ -241,9 +252,9 @@ mod tests {
             let host = HostFacts { nofile_hard, nr_open, can_raise_limits, ..fixture::host() };
             let rlimit = open_files(&host).unwrap();
             assert_eq!((rlimit.soft(), rlimit.hard()), (limit, limit));
-            assert_eq!(notes(&host, &capabilities::available(u64::MAX)).is_empty(), limit == OPEN_FILES);
+            assert_eq!(notes(&Options::default(), &host, &[]).is_empty(), limit == OPEN_FILES);
         }
-        let notes = notes(&fixture::host(), &capabilities::available(!(1 << 13)));
+        let notes = notes(&Options::default(), &fixture::host(), &[Capability::NetRaw]);
         assert_eq!(notes, ["the capability CAP_NET_RAW is left out: this machine does not give it"]);
     }
 }

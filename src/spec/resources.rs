@@ -1,16 +1,25 @@
-//! CPU, memory and device rules. One description for both cgroup versions: the runtime converts it
+//! CPU, memory, processes, block devices and device rules. One description for both cgroup versions: the runtime converts it
 //! (`cpu.cfs_quota_us`/`cpu.cfs_period_us` or `cpu.max`; `memory.limit_in_bytes` and `memory.memsw.limit_in_bytes`, or
 //! `memory.max` and `memory.swap.max`, where swap is the difference of the two).
+
+mod id_list;
+mod options;
 
 use std::fmt;
 use std::str::FromStr;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    LinuxCpu, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory,
-    LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder,
+    LinuxBlockIo, LinuxBlockIoBuilder, LinuxCpu, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder,
+    LinuxDeviceType, LinuxMemory, LinuxMemoryBuilder, LinuxPids, LinuxPidsBuilder, LinuxResources,
+    LinuxResourcesBuilder, LinuxThrottleDevice, LinuxThrottleDeviceBuilder,
 };
 
+pub use self::id_list::IdList;
+pub use self::options::{
+    MemorySwap, ResourceOptions, Throttle, ThrottleKind, blkio_weight, cpu_period, cpu_quota, cpu_shares,
+    memory_reservation, memory_swap, memory_swappiness, oom_score_adj, pids,
+};
 use super::error::SpecError;
 use super::{Edits, HostFacts, Options, edits};
 use crate::image::ByteSize;
@@ -122,24 +131,85 @@ impl fmt::Display for MemoryLimit {
     }
 }
 
+/// The limits that options ask for, as the runtime is told them; with the device rules.
+pub fn limits(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
+    resources(options, host)
+}
+
 pub(super) fn resources(options: &Options, host: &HostFacts) -> Result<LinuxResources, SpecError> {
-    let mut resources = LinuxResourcesBuilder::default().devices(device_rules(&options.edits)?).build()?;
-    resources.set_cpu(options.cpus.map(|cpus| cpu(cpus, host.cpu_count)).transpose()?);
-    resources.set_memory(options.memory.map(|limit| memory(limit, host.swap_accounting)).transpose()?);
+    let rules = if options.security.privileged { every_device()? } else { device_rules(&options.edits)? };
+    let mut resources = LinuxResourcesBuilder::default().devices(rules).build()?;
+    resources.set_cpu(cpu(options)?);
+    resources.set_memory(memory(options, host)?);
+    resources.set_pids(options.resources.pids.map(process_count).transpose()?);
+    resources.set_block_io(block_io(&options.resources, host)?);
     Ok(resources)
 }
 
-fn cpu(cpus: Cpus, available: u32) -> Result<LinuxCpu, SpecError> {
-    cpus.check(available)?;
-    let quota = i64::try_from(cpus.quota_us()).unwrap_or(i64::MAX);
-    Ok(LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_US).build()?)
+fn cpu(options: &Options) -> Result<Option<LinuxCpu>, OciSpecError> {
+    let wanted = &options.resources;
+    let mut cpu = LinuxCpuBuilder::default().build()?;
+    if let Some(cpus) = options.cpus {
+        cpu.set_quota(Some(i64::try_from(cpus.quota_us()).unwrap_or(i64::MAX)));
+        cpu.set_period(Some(CPU_PERIOD_US));
+    } else {
+        cpu.set_quota(wanted.cpu_quota_us);
+        // A quota is of the default period where no other was asked for.
+        cpu.set_period(wanted.cpu_period_us.or(wanted.cpu_quota_us.map(|_| CPU_PERIOD_US)));
+    }
+    cpu.set_shares(wanted.cpu_shares);
+    cpu.set_cpus(wanted.cpuset_cpus.as_ref().map(|list| list.as_str().to_owned()));
+    cpu.set_mems(wanted.cpuset_mems.as_ref().map(|list| list.as_str().to_owned()));
+    Ok(Some(cpu).filter(|cpu| *cpu != LinuxCpu::default()))
 }
 
 /// Docker's default: as much swap again as memory. Without swap accounting the kernel has no file to write that to.
-fn memory(limit: MemoryLimit, swap_accounting: bool) -> Result<LinuxMemory, OciSpecError> {
-    let bytes = i64::try_from(limit.0.0).unwrap_or(i64::MAX);
-    let builder = LinuxMemoryBuilder::default().limit(bytes);
-    if swap_accounting { builder.swap(bytes.saturating_mul(2)).build() } else { builder.build() }
+fn memory(options: &Options, host: &HostFacts) -> Result<Option<LinuxMemory>, OciSpecError> {
+    let signed = |size: ByteSize| i64::try_from(size.0).unwrap_or(i64::MAX);
+    let wanted = &options.resources;
+    let limit = options.memory.map(|limit| signed(limit.size()));
+    let swap = match wanted.memory_swap {
+        Some(MemorySwap::Unlimited) => Some(-1),
+        Some(MemorySwap::Total(total)) => Some(signed(total)),
+        None => limit.map(|limit| limit.saturating_mul(2)),
+    };
+    let mut memory = LinuxMemoryBuilder::default().build()?;
+    memory.set_limit(limit);
+    memory.set_swap(swap.filter(|_| host.swap_accounting));
+    memory.set_reservation(wanted.memory_reservation.map(|limit| signed(limit.size())));
+    memory.set_swappiness(wanted.effective_swappiness(host));
+    Ok(Some(memory).filter(|memory| *memory != LinuxMemory::default()))
+}
+
+fn process_count(limit: i64) -> Result<LinuxPids, OciSpecError> {
+    LinuxPidsBuilder::default().limit(limit).build()
+}
+
+fn block_io(wanted: &ResourceOptions, host: &HostFacts) -> Result<Option<LinuxBlockIo>, OciSpecError> {
+    let of_kind = |kind: ThrottleKind| -> Result<Option<Vec<LinuxThrottleDevice>>, OciSpecError> {
+        let throttles = wanted.throttles.iter().filter(|throttle| throttle.kind == kind);
+        let build = |throttle: &Throttle| {
+            LinuxThrottleDeviceBuilder::default()
+                .major(i64::from(throttle.major))
+                .minor(i64::from(throttle.minor))
+                .rate(throttle.rate)
+                .build()
+        };
+        let list = throttles.map(build).collect::<Result<Vec<_>, _>>()?;
+        Ok((!list.is_empty()).then_some(list))
+    };
+    let mut block_io = LinuxBlockIoBuilder::default().build()?;
+    block_io.set_weight(wanted.effective_blkio_weight(host));
+    block_io.set_throttle_read_bps_device(of_kind(ThrottleKind::ReadBps)?);
+    block_io.set_throttle_write_bps_device(of_kind(ThrottleKind::WriteBps)?);
+    block_io.set_throttle_read_iops_device(of_kind(ThrottleKind::ReadIops)?);
+    block_io.set_throttle_write_iops_device(of_kind(ThrottleKind::WriteIops)?);
+    Ok(Some(block_io).filter(|block_io| *block_io != LinuxBlockIo::default()))
+}
+
+/// What a privileged container may open: all of them.
+fn every_device() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
+    Ok(vec![LinuxDeviceCgroupBuilder::default().allow(true).access("rwm").build()?])
 }
 
 /// Nothing but the devices of the edits and those that the runtime makes: null, zero, full, random, urandom, tty, console, ptmx and pts.
@@ -173,6 +243,7 @@ fn device_rules(edits: &Edits) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture;
     use super::*;
 
     #[test]
@@ -202,8 +273,9 @@ mod tests {
 
     #[test]
     fn more_cpus_than_there_are() {
-        assert!(cpu("2".parse().unwrap(), 2).is_ok());
-        let message = cpu("2.01".parse().unwrap(), 2).unwrap_err().to_string();
+        let cpus = |text: &str| text.parse::<Cpus>().unwrap();
+        cpus("2").check(2).unwrap();
+        let message = cpus("2.01").check(2).unwrap_err().to_string();
         assert_eq!(message, "number of CPUs `2.01` is out of range, expected 0.01 to 2.00, as this machine has 2");
     }
 
@@ -223,10 +295,31 @@ mod tests {
 
     #[test]
     fn swap_is_as_much_again() {
-        let limit = "64m".parse().unwrap();
-        let with = memory(limit, true).unwrap();
-        assert_eq!((with.limit(), with.swap()), (Some(64 << 20), Some(128 << 20)));
-        assert_eq!(memory(limit, false).unwrap().swap(), None);
+        let limits = |swap: Option<&str>, swap_accounting: bool| {
+            let resources = ResourceOptions {
+                memory_swap: swap.and_then(|text| memory_swap(text).unwrap()),
+                ..ResourceOptions::default()
+            };
+            let options = Options { memory: Some("64m".parse().unwrap()), resources, ..Options::default() };
+            let built = memory(&options, &HostFacts { swap_accounting, ..fixture::host() }).unwrap().unwrap();
+            (built.limit(), built.swap())
+        };
+        assert_eq!(limits(None, true), (Some(64 << 20), Some(128 << 20)));
+        assert_eq!(limits(Some("0"), true), (Some(64 << 20), Some(128 << 20)));
+        assert_eq!(limits(Some("64m"), true), (Some(64 << 20), Some(64 << 20)));
+        assert_eq!(limits(Some("-1"), true), (Some(64 << 20), Some(-1)));
+        assert_eq!(limits(Some("1g"), false), (Some(64 << 20), None));
+    }
+
+    #[test]
+    fn nothing_is_written_that_was_not_asked_for() {
+        let built = resources(&Options::default(), &fixture::host()).unwrap();
+        assert!(built.cpu().is_none() && built.memory().is_none());
+        assert!(built.pids().is_none() && built.block_io().is_none());
+        let quota = ResourceOptions { cpu_quota_us: Some(20_000), ..ResourceOptions::default() };
+        let built = resources(&Options { resources: quota, ..Options::default() }, &fixture::host()).unwrap();
+        let cpu = built.cpu().clone().unwrap();
+        assert_eq!((cpu.quota(), cpu.period(), cpu.shares()), (Some(20_000), Some(CPU_PERIOD_US), None));
     }
 
     #[test]

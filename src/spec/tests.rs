@@ -60,6 +60,7 @@ fn all_options() {
         network: Network::None,
         read_only: true,
         edits: Edits::default(),
+        ..Options::default()
     };
     let plain: Vec<String> = json(&built(&Options::default(), &fixture::host())).lines().map(str::to_owned).collect();
     let all = json(&built(&options, &fixture::host()));

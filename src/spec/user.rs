@@ -6,6 +6,7 @@
 //! (docker reads such a number as 0, which is root), and digits that do not fit are an error (CVE-2024-40635).
 
 use super::error::{Origin, SpecError};
+use super::flag_error::FlagProblem;
 use super::{ImageFiles, MAX_GROUPS, MAX_ID, MAX_IDENTITY_FILE_BYTES};
 
 /// Who the workload runs as.
@@ -41,6 +42,25 @@ impl Identity {
             gid = find_group(group, origin, files)?;
         }
         Ok(Self { uid, gid, groups: with_primary(gid, groups, user)?, home })
+    }
+
+    /// The same with `--group-add`: names of the image, or numbers.
+    pub(super) fn with_groups(mut self, more: &[String], files: &ImageFiles<'_>) -> Result<Self, SpecError> {
+        for text in more {
+            let gid = find_group(text, Origin::Flag("--group-add"), files).map_err(|error| match error {
+                SpecError::GroupUnknown { name, missing, .. } => {
+                    SpecError::flag("--group-add", &name, FlagProblem::GroupUnknown { missing })
+                }
+                other => other,
+            })?;
+            if !self.groups.contains(&gid) {
+                self.groups.push(gid);
+            }
+        }
+        if self.groups.len() > MAX_GROUPS {
+            return Err(SpecError::TooManyGroups { user: self.uid.to_string(), count: self.groups.len() });
+        }
+        Ok(self)
     }
 
     /// Whether the workload has root's powers in the container.

@@ -1,9 +1,11 @@
 //! What is known about a run: its record, and in it how it stands, what it has and how it ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::run_cgroup::RunCgroup;
 use super::runs::RunName;
 use crate::image::{ByteSize, Digest, Reference};
 
@@ -19,6 +21,8 @@ pub enum RunState {
     Creating,
     /// The container runs.
     Running,
+    /// All its processes stand still.
+    Paused,
     /// The container has ended; artifacts are being saved.
     Saving,
     /// Ended with 0.
@@ -38,7 +42,7 @@ impl RunState {
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Saving => false,
+            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Paused | Self::Saving => false,
             Self::Done | Self::Failed | Self::Stopped | Self::Interrupted | Self::Aborted => true,
         }
     }
@@ -63,6 +67,7 @@ impl fmt::Display for RunState {
             Self::Pulling => "pulling",
             Self::Creating => "creating",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Saving => "saving",
             Self::Done => "done",
             Self::Failed => "failed",
@@ -83,6 +88,8 @@ pub enum ExitReason {
     Signalled,
     /// The kernel killed it for want of memory.
     OomKilled,
+    /// It took longer than it was given (`--timeout`).
+    Timeout,
     /// A GPU of its fell off the bus or had to be given up, and it did not end well.
     GpuLost,
     /// It never started.
@@ -165,6 +172,7 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 pub struct Exit {
     /// What a shell would see: the workload's own code, 128+n for signal n, 125/126/127 when it never started.
+    #[serde(rename = "exit_code", alias = "code")]
     pub code: i32,
     /// The signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,15 +181,27 @@ pub struct Exit {
     pub reason: ExitReason,
     /// Processes of the container that the kernel killed for want of memory.
     pub oom_kills: u64,
+    /// The last of them, where the kernel's log can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim: Option<Victim>,
     /// Highest memory use in bytes, where the kernel counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<ByteSize>,
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<ByteSize>,
+    /// Most bytes seen in a `/dev/shm` of its own: the kernel keeps no peak of it, so it is looked at every second and at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_peak: Option<ByteSize>,
     /// Time on processors in seconds, where the kernel counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+    /// When the workload started; absent when it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
     /// What it made of its GPUs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuUsage>,
@@ -191,6 +211,39 @@ pub struct Exit {
     /// The same in words, when there is more to say than the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+impl Exit {
+    /// An end of which nothing more is known.
+    #[must_use]
+    pub const fn new(code: i32, reason: ExitReason) -> Self {
+        Self {
+            code,
+            signal: None,
+            reason,
+            oom_kills: 0,
+            victim: None,
+            memory_peak: None,
+            memory_limit: None,
+            shm_peak: None,
+            cpu_seconds: None,
+            started: None,
+            finished: None,
+            gpus: Vec::new(),
+            failed_command: None,
+            message: None,
+        }
+    }
+}
+
+/// A process that the kernel killed for want of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Victim {
+    /// Its number on the machine.
+    pub pid: i32,
+    /// Its name, as the kernel logged it: 15 bytes at most.
+    pub command: String,
 }
 
 /// What is known about a run; `run.json`. `docs/json.md` describes the keys.
@@ -252,9 +305,15 @@ pub struct RunRecord {
     /// Keys of the caches it writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<String>,
+    /// What whoever started it noted with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The tag it gets if it ends well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// Nothing is kept of what it writes (`--log-driver none`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_log: bool,
     /// How it stands.
     pub state: RunState,
     /// How the root file system was made: `overlay` or `copy`.
@@ -272,6 +331,12 @@ pub struct RunRecord {
     /// The container's init on the host, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// When that process started, in clock ticks since the boot (`proc_pid_stat(5)`): tells it from a later one of its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_start: Option<u64>,
+    /// Where its cgroup is; absent in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<RunCgroup>,
     /// The whole run goes at its end.
     pub remove: bool,
     /// The writable layer stays at its end.

@@ -188,6 +188,13 @@ impl RunDir {
         Lock::holder(&active_path(&self.path)).ok().flatten().flatten().and_then(|pid| i32::try_from(pid).ok())
     }
 
+    /// The supervisor of a run that lives, once it has bound the run's lock to itself. The kernel tells it, so it is that process
+    /// and no other as long as the lock is held.
+    #[must_use]
+    pub fn supervisor(&self) -> Option<i32> {
+        Lock::owner(&active_path(&self.path)).ok().flatten()
+    }
+
     /// Whether the run is still being set up by whoever wants it.
     #[must_use]
     pub fn is_before_its_supervisor(&self) -> bool {

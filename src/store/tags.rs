@@ -114,8 +114,18 @@ impl Store {
         }
     }
 
-    /// Opens the directory of the run that an argument names: `NAME`, or `:TAG`.
+    /// Opens the directory of the run that an argument names: `NAME`, `:TAG`, or the id that `--cidfile` writes.
     pub fn find_run(&self, argument: &str) -> Result<RunDir, StoreError> {
+        self.find_named_run(argument).or_else(|error| self.find_run_by_id(argument).ok_or(error))
+    }
+
+    /// An id is the run's name with a suffix.
+    fn find_run_by_id(&self, id: &str) -> Option<RunDir> {
+        let run = self.run(id.rsplit_once('-')?.0).ok()?;
+        run.record().is_ok_and(|record| record.id == id).then_some(run)
+    }
+
+    fn find_named_run(&self, argument: &str) -> Result<RunDir, StoreError> {
         let name = self.run_name(argument)?;
         self.run(name.as_str()).map_err(|error| match (error, argument.strip_prefix(MARK)) {
             (StoreError::NoRun { .. }, Some(tag)) => {

@@ -35,7 +35,7 @@ pub(crate) fn record(name: &str) -> RunRecord {
 
 /// An end with a code of the workload's own.
 pub(crate) fn exit(code: i32) -> Exit {
-    let json = serde_json::json!({ "code": code, "reason": ExitReason::Exited, "oom_kills": 0 });
+    let json = serde_json::json!({ "exit_code": code, "reason": ExitReason::Exited, "oom_kills": 0 });
     serde_json::from_value(json).expect("the end of a test's run")
 }
 

@@ -126,6 +126,15 @@ impl Audience {
         speaker.map(|speaker| std::mem::take(&mut speaker.descriptors)).unwrap_or_default()
     }
 
+    /// Tells the one guest who gave an order what became of it.
+    pub(super) fn answer(&self, seat: Seat, event: &Event) {
+        let Seat::Guest(index) = seat else { return };
+        let Some(guest) = self.guests.get(index) else { return };
+        let mut line = serde_json::to_vec(event).unwrap_or_default();
+        line.push(b'\n');
+        let _ = send(&guest.socket, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
     /// Lets those go who have ended, last ones first.
     pub(super) fn dismiss(&mut self, mut ended: Vec<usize>) {
         ended.sort_unstable();
@@ -174,11 +183,6 @@ pub fn come_to(path: &Path) -> io::Result<UnixStream> {
     at_socket(path, |short| UnixStream::connect(short))
 }
 
-/// Who listens at the other end of a socket that we have come to: whoever called listen(2) (unix(7), `SO_PEERCRED`).
-pub fn peer(socket: &UnixStream) -> io::Result<i32> {
-    Ok(rustix::net::sockopt::socket_peercred(socket)?.pid.as_raw_nonzero().get())
-}
-
 /// Does something with the socket at a path, which may be longer than the 107 bytes of an address (unix(7)).
 pub(super) fn at_socket<T>(path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let missing = || io::Error::from(io::ErrorKind::InvalidInput);
@@ -209,7 +213,7 @@ mod tests {
         audience.open(&path).unwrap();
         let mut guest = come_to(&path).unwrap();
         assert!(matches!(audience.hear(Seat::Door), Heard::Orders(orders) if orders.is_empty()));
-        let order = Order::Stop { reason: StopReason::Stopped, grace_ms: Some(5) };
+        let order = Order::Stop { reason: StopReason::Stopped, grace_ms: Some(5), signal: None };
         let line = serde_json::to_string(&order).unwrap() + "\n";
         let (begin, end) = line.split_at(9);
         guest.write_all(format!("nonsense\n{begin}").as_bytes()).unwrap();

@@ -3,10 +3,23 @@
 use std::path::Path;
 
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::Pid;
 
 use crate::container::{self, Cgroup};
 use crate::store::{RunDir, RunRecord};
 use crate::words::describe;
+
+/// Kills every process of a run: all in its cgroup, and init, with which its pid namespace ends, where it has none.
+pub(super) fn kill_rest(record: &RunRecord) {
+    if let Ok(cgroup) = Cgroup::recorded(record.cgroup.as_ref(), &record.id) {
+        cgroup.kill_all();
+        if let Some((pid, start)) = record.pid.zip(record.pid_start)
+            && !cgroup.mode().makes_one()
+        {
+            container::kill_init(Pid::from_raw(pid), start);
+        }
+    }
+}
 
 /// Removes everything of the run that is not to stay: processes, cgroup, libcontainer's state, mounts, writable layer, and
 /// the whole directory when the record says so. Goes on after a failure; returns what could not be done, in words.
@@ -19,9 +32,9 @@ pub(super) fn clean_up(run: &RunDir, record: &RunRecord, state_root: &Path) -> V
             problems.push(format!("{what}: {why}"));
         }
     };
-    match Cgroup::of(&record.id) {
+    kill_rest(record);
+    match Cgroup::recorded(record.cgroup.as_ref(), &record.id) {
         Ok(cgroup) => {
-            cgroup.kill_all();
             note("clean-up is incomplete", cgroup.remove().map_err(|error| describe(&error)));
         }
         Err(error) => note("clean-up is incomplete", Err(describe(&error))),

@@ -214,13 +214,14 @@ fn write_some(pipe: &mut File, bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::log::Logging;
     use super::*;
     use crate::supervisor::protocol::Masked;
 
     #[test]
     fn a_slow_listener_loses_and_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogWriter::open(&dir.path().join("log")).unwrap();
+        let mut log = LogWriter::open(&dir.path().join("log"), Logging::All).unwrap();
         let mut outcome = Outcome::default();
         let (_source, source) = io::pipe().unwrap();
         let mut flow = Flow::new(Stream::Stdout, source.into(), None, &Masked::default().masker()).unwrap();

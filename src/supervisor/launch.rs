@@ -38,11 +38,12 @@ impl Supervisor {
     /// Starts one for `request`. It shares the run's lock, which the caller may drop then, and writes what the container
     /// writes to this process's standard output and error, unless the run is detached.
     ///
-    /// `leases` are the open files of [`Request::leases`]. `stdin` is the reading end that the container gets; without one it reads from /dev/null.
+    /// `leases` are the open files of [`Request::leases`], `listener` is what the caller has opened for the feed. `stdin` is the reading end that the container gets; without one it reads from /dev/null.
     pub fn start(
         request: &Request,
         lock: &Lock,
         leases: &[BorrowedFd<'_>],
+        listener: Option<BorrowedFd<'_>>,
         stdin: Option<&OwnedFd>,
     ) -> Result<Self, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
@@ -50,6 +51,7 @@ impl Supervisor {
         let supervisor = Self { child, socket: ours };
         let mut descriptors = vec![lock.file().as_fd()];
         descriptors.extend(leases);
+        descriptors.extend(listener);
         descriptors.extend(stdin.map(AsFd::as_fd));
         send_request(&supervisor.socket, request, &descriptors).map_err(LaunchError::Talk)?;
         Ok(supervisor)

@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::mount::{MsFlags, mount};
@@ -17,26 +18,29 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::WaitStatus;
-use nix::unistd::{dup2_stdin, setsid};
+use nix::unistd::{Pid, dup2_stdin, setsid};
 use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
 use super::clean::clean_up;
+use super::ending::Evidence;
 use super::gpus::GpuEye;
-use super::hint::shm_hint;
+use super::live::LiveRun;
 use super::log::LogWriter;
 use super::protocol::{Event, Masked, Request, receive_request};
-use super::relay::{Outcome, Relay, Streams, Watched};
+use super::pulse::Pulse;
+use super::relay::{Listeners, Relay, Streams, Watched};
 use super::streams::OurEnds;
 use super::terminal::ConsoleSocket;
+use super::victim::last_victim;
 use crate::artifact::Uploader;
-use crate::container::{Cgroup, Container, ContainerError, Created, StartFailure, Stdio, Usage, restrict_devices};
+use crate::container::{
+    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, restrict_devices, start_time_of,
+};
 use crate::gpu::lease::Handed;
-use crate::image::ByteSize;
 use crate::rootfs::{self, Layers, Rootfs};
-use crate::store::{Exit, ExitReason, FailedCommand, RunDir, RunState, Store, StoreError};
-use crate::sys::{self, LockMode};
+use crate::store::{Exit, ExitReason, FailedCommand, Feed, Happening, RunDir, RunState, Store, StoreError};
+use crate::sys::{self, LockMode, write_atomic};
 use crate::words::{describe, printable};
 
 /// Passed on to the workload.
@@ -69,6 +73,7 @@ pub(super) struct Life {
     /// Sends artifacts to their bucket while the run goes on.
     pub(super) uploader: Option<Uploader>,
     audience: Audience,
+    feed: Feed,
     signals: SignalFd,
     /// The run's lock: held until this process ends, however it ends.
     _lock: OwnedFd,
@@ -102,25 +107,25 @@ impl Life {
         };
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
-        Ok(Self { request, run, uploader: None, audience, signals, _lock: lock, leases, stdin: descriptors.next() })
+        let listener = if request.feed.has_listener { descriptors.next() } else { None };
+        let (name, id) = (request.record.name.clone(), request.record.id.clone());
+        let feed = Feed::new(&request.state, listener, name, id, request.feed.seq);
+        let stdin = descriptors.next();
+        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, stdin })
     }
 
     fn live(&mut self) {
-        let exit = match self.run_container() {
+        let mut exit = match self.run_container() {
             Ok(exit) => exit,
             Err(failure) => Exit {
-                code: failure.code,
-                signal: None,
-                reason: ExitReason::StartFailed,
-                oom_kills: 0,
-                memory_peak: None,
                 memory_limit: self.request.memory_limit,
-                cpu_seconds: None,
-                gpus: Vec::new(),
-                failed_command: None,
                 message: Some(failure.message),
+                ..Exit::new(failure.code, ExitReason::StartFailed)
             },
         };
+        exit.started.clone_from(&self.request.record.started);
+        exit.finished = Some(now());
+        self.happens(Happening::Exited { exit: Box::new(exit.clone()) });
         // A full disk may refuse the record now and take it when the writable layer is gone.
         let mut recorded = self.record_exit(&exit);
         recorded = self.save_artifacts(&exit).unwrap_or(recorded);
@@ -141,7 +146,8 @@ impl Life {
             let finished = written.and_then(|()| self.run.finish());
             self.warn_if(finished.map_err(|error| describe(&error)));
         }
-        self.tell(&Event::Exited { exit });
+        self.happens(Happening::Cleaned);
+        self.tell(&Event::Exited { exit: Box::new(exit) });
     }
 
     fn run_container(&mut self) -> Result<Exit, StartFailure> {
@@ -150,19 +156,30 @@ impl Life {
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
         self.isolate().map_err(system("set up the supervisor"))?;
-        let cgroup = Cgroup::of(&self.request.record.id).map_err(|error| StartFailure::ours(describe(&error)))?;
+        let cgroup_failure = |error| StartFailure::ours(describe(&error));
+        let record = &self.request.record;
+        let mut cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id).map_err(cgroup_failure)?;
+        cgroup.begin();
         let rootfs = self.make_rootfs()?;
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
-        let log = LogWriter::open(&self.run.log()).map_err(system("write the log"))?;
+        let log = LogWriter::open(&self.run.log(), self.request.conduct.logging).map_err(system("write the log"))?;
         let (theirs, ours) = self.streams().map_err(system("make the container's streams"))?;
         let container = {
-            let _guard = cgroup.guard_parent();
-            Container::create(&self.request.record.id, &self.request.state, self.run.path(), theirs, self.request.init)
-                .map_err(ContainerError::into_failure)?
+            let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
+            let (request, bundle) = (&self.request, self.run.path());
+            let create = || Container::create(&request.record.id, &request.state, bundle, theirs, request.init);
+            cgroup.in_view(create).map_err(cgroup_failure)?.map_err(ContainerError::into_failure)?
         };
-        let streams = ours.settle(container.pid(), &self.request).map_err(system("set up the container's streams"))?;
-        self.relay(container, &cgroup, streams, log, eye)
+        cgroup.has_init(container.pid());
+        let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
+        let settled = ours.settle(container.pid(), &self.request).map_err(system("set up the container's streams"));
+        let ended = settled.and_then(|streams| self.relay(container, &cgroup, streams, log, eye));
+        if ended.is_err() {
+            // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
+            drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
+        }
+        ended
     }
 
     /// The container's ends of its streams and ours.
@@ -196,29 +213,52 @@ impl Life {
                 "the command that had started the run was killed before its workload started",
             ));
         }
+        self.happens(Happening::Created);
+        let timeout = self.request.conduct.timeout_ms.map(Duration::from_millis);
+        let mut pulse = Pulse::new(pid, self.request.record.limits.shm_size, timeout);
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
+        let id = self.request.record.id.clone();
         let watched = Watched {
             init: pid,
+            id: &id,
             init_ended: init_ended.as_fd(),
             cgroup,
             stop_signal: self.request.stop_signal,
             detached: self.request.record.detached,
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
+            live: LiveRun {
+                run: &self.run,
+                record: &mut self.request.record,
+                memory_limit: &mut self.request.memory_limit,
+                cgroup,
+            },
         };
-        let relay =
-            Relay::new(watched, &mut self.audience, self.uploader.as_mut(), &mut eye, &self.signals, streams, log)
-                .map_err(system("relay the container's output"))?;
+        let listeners = Listeners {
+            audience: &mut self.audience,
+            uploader: self.uploader.as_mut(),
+            signals: &self.signals,
+            feed: &mut self.feed,
+        };
+        let relay = Relay::new(watched, listeners, &mut pulse, &mut eye, streams, log)
+            .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;
         if let Some(error) = &outcome.log_error {
             self.warn(format!("the log is incomplete: cannot write `{}`: {error}", self.run.log().display()));
         }
-        let mut exit = exit_of(status, cgroup.usage(), &outcome, self.request.memory_limit);
-        if matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled) {
-            exit.message = shm_hint(exit.code, self.request.record.limits.shm_size).or(exit.message);
-        }
+        let usage = cgroup.usage();
+        let evidence = Evidence {
+            status,
+            usage,
+            outcome: &outcome,
+            victim: if usage.oom_kills > 0 { last_victim(&self.request.record.id) } else { None },
+            memory_limit: self.request.memory_limit.or_else(|| cgroup.callers_memory_limit()),
+            shm_size: self.request.record.limits.shm_size,
+            shm_peak: pulse.shm_peak(),
+        };
+        let mut exit = evidence.exit();
         // What the driver said in the workload's last moment.
         eye.look().into_iter().for_each(|text| self.warn(text));
         eye.report(&mut exit);
@@ -281,6 +321,9 @@ impl Life {
         DirBuilder::new().mode(0o700).create(&target).map_err(system("make the root file system's directory"))?;
         let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
             .map_err(failure)?;
+        if request.record.cgroup.as_ref().is_some_and(|cgroup| !cgroup.mode.makes_one()) {
+            without_devices(&rootfs.path).map_err(system("keep the image's device nodes from being opened"))?;
+        }
         rootfs::preflight(&rootfs.path).map_err(failure)?;
         rootfs::replace_etc_links(&rootfs.path).map_err(failure)?;
         let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
@@ -299,17 +342,23 @@ impl Life {
         record.state = RunState::Running;
         record.started = Some(now());
         record.pid = Some(pid);
+        record.pid_start = start_time_of(Pid::from_raw(pid));
+        if let Some(path) = self.request.conduct.pid_file.clone() {
+            let written = write_atomic(&path, format!("{pid}\n").as_bytes());
+            self.warn_if(written.map_err(|error| format!("cannot write `{}`: {error}", path.display())));
+        }
         // A reboot ends the run, so this state need not survive one.
         let written = self.run.write_passing_record(&self.request.record);
         self.warn_if(written.map_err(|error| describe(&error)));
+        self.happens(Happening::Started { pid });
         self.tell(&Event::Started { pid });
     }
 
     fn record_exit(&mut self, exit: &Exit) -> Result<(), StoreError> {
         let record = &mut self.request.record;
         record.state = if self.request.artifacts.is_empty() { RunState::after(exit) } else { RunState::Saving };
-        record.finished = Some(now());
-        record.pid = None;
+        record.finished.clone_from(&exit.finished);
+        (record.pid, record.pid_start) = (None, None);
         record.exit = Some(exit.clone());
         if !record.remove {
             record.spec = read_spec(&self.run.config(), &self.request.conduct.secrets);
@@ -333,6 +382,11 @@ impl Life {
         self.tell(&Event::Warning { text });
     }
 
+    /// Tells programs.
+    pub(super) fn happens(&mut self, happening: Happening) {
+        self.feed.tell(now(), happening);
+    }
+
     /// Whoever listened may be gone; the run does not depend on it.
     pub(super) fn tell(&mut self, event: &Event) {
         self.audience.tell(event);
@@ -352,133 +406,25 @@ fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
     serde_json::from_str(&secrets.mask(&text)).ok()
 }
 
+/// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
+fn without_devices(root: &Path) -> nix::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
+    let forbid = || mount(None::<&str>, root, None::<&str>, flags, None::<&str>);
+    match forbid() {
+        // A copy is a directory like any other and becomes a mount first; an overlay is one, and stays the only one there.
+        Err(nix::Error::EINVAL) => {
+            mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            forbid()
+        }
+        other => other,
+    }
+}
+
 /// A system call that failed, as the reason why nothing was started.
 fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
     move |error| StartFailure::ours(format!("cannot {what}: {error}"))
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     format!("{:.9}", Timestamp::now())
-}
-
-/// The truth about the end: what init's status and the cgroup's counters say together.
-fn exit_of(status: WaitStatus, usage: Usage, outcome: &Outcome, memory_limit: Option<ByteSize>) -> Exit {
-    let (code, signal) = match status {
-        WaitStatus::Exited(_, code) => (code, None),
-        WaitStatus::Signaled(_, signal, _) => (128 + signal as i32, Some(signal as i32)),
-        // `Container::wait` returns for an end only.
-        _ => (125, None),
-    };
-    // A shell that runs the victim ends with 137 of its own accord.
-    let out_of_memory = usage.oom_kills > 0 && code == 128 + libc_sigkill() && !outcome.killed;
-    let reason = match outcome.stopped {
-        _ if out_of_memory => ExitReason::OomKilled,
-        Some(reason) => reason,
-        None if signal.is_some() => ExitReason::Signalled,
-        None => ExitReason::Exited,
-    };
-    let memory_peak = usage.memory_peak.map(ByteSize);
-    let memory = memory_in_words(memory_limit, memory_peak);
-    let after = if outcome.killed { "killed".to_owned() } else { format!("the workload ended with {code}") };
-    let message = match reason {
-        ExitReason::OomKilled => Some(format!("killed: out of memory{memory}")),
-        ExitReason::ClientLost => Some("stopped: the command that had started the run was killed".to_owned()),
-        ExitReason::Stopped => Some(format!("stopped: {after}")),
-        ExitReason::Interrupted => Some(format!("interrupted, the machine is being taken away: {after}")),
-        ExitReason::Aborted => Some("aborted: killed, nothing was saved".to_owned()),
-        ExitReason::Signalled => Some(format!(
-            "killed by {}",
-            signal.and_then(|n| Signal::try_from(n).ok()).map_or("a signal", Signal::as_str)
-        )),
-        _ if usage.oom_kills > 0 => {
-            Some(format!("processes of the container killed for want of memory: {}{memory}", usage.oom_kills))
-        }
-        _ => None,
-    };
-    Exit {
-        // Whatever the workload made of it: a scheduler knows this code for "taken away".
-        code: if reason == ExitReason::Interrupted { 128 + Signal::SIGTERM as i32 } else { code },
-        signal,
-        reason,
-        oom_kills: usage.oom_kills,
-        memory_peak,
-        memory_limit,
-        cpu_seconds: usage.cpu.map(|time| time.as_secs_f64()),
-        gpus: Vec::new(),
-        failed_command: None,
-        message,
-    }
-}
-
-const fn libc_sigkill() -> i32 {
-    Signal::SIGKILL as i32
-}
-
-fn memory_in_words(limit: Option<ByteSize>, peak: Option<ByteSize>) -> String {
-    let parts: Vec<String> = [limit.map(|limit| format!("limit {limit}")), peak.map(|peak| format!("peak {peak}"))]
-        .into_iter()
-        .flatten()
-        .collect();
-    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use nix::unistd::Pid;
-
-    use super::*;
-
-    const LIMIT: Option<ByteSize> = Some(ByteSize(64 << 20));
-
-    fn end(status: WaitStatus, oom_kills: u64, client_lost: bool) -> Exit {
-        let usage = Usage { memory_peak: Some(64 << 20), oom_kills, cpu: None };
-        let stopped = client_lost.then_some(ExitReason::ClientLost);
-        exit_of(status, usage, &Outcome { stopped, killed: false, log_error: None }, LIMIT)
-    }
-
-    #[test]
-    fn the_end_is_told_truthfully() {
-        let exited = |code| WaitStatus::Exited(Pid::from_raw(1), code);
-        let killed = |signal| WaitStatus::Signaled(Pid::from_raw(1), signal, false);
-        for (status, oom_kills, client_lost, code, reason, message) in [
-            (exited(0), 0, false, 0, ExitReason::Exited, None),
-            (exited(3), 0, false, 3, ExitReason::Exited, None),
-            (
-                killed(Signal::SIGKILL),
-                1,
-                false,
-                137,
-                ExitReason::OomKilled,
-                Some("killed: out of memory (limit 64 MiB, peak 64 MiB)"),
-            ),
-            (
-                exited(137),
-                1,
-                false,
-                137,
-                ExitReason::OomKilled,
-                Some("killed: out of memory (limit 64 MiB, peak 64 MiB)"),
-            ),
-            (
-                exited(1),
-                2,
-                false,
-                1,
-                ExitReason::Exited,
-                Some("processes of the container killed for want of memory: 2 (limit 64 MiB, peak 64 MiB)"),
-            ),
-            (killed(Signal::SIGKILL), 0, false, 137, ExitReason::Signalled, Some("killed by SIGKILL")),
-            (
-                killed(Signal::SIGTERM),
-                0,
-                true,
-                143,
-                ExitReason::ClientLost,
-                Some("stopped: the command that had started the run was killed"),
-            ),
-        ] {
-            let exit = end(status, oom_kills, client_lost);
-            assert_eq!((exit.code, exit.reason, exit.message.as_deref()), (code, reason, message), "{status:?}");
-        }
-    }
 }

@@ -10,6 +10,7 @@
 
 mod audience;
 mod clean;
+mod ending;
 pub mod exec;
 mod flow;
 mod gpus;
@@ -17,25 +18,32 @@ mod hint;
 mod input;
 mod launch;
 mod life;
+mod live;
 mod log;
 mod mask;
 pub mod protocol;
+mod pulse;
+mod reader;
 mod relay;
+mod rename;
 mod save;
 mod streams;
 mod sweep;
 mod tail;
 mod terminal;
+mod victim;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-pub use audience::{come_to, peer};
+pub use audience::come_to;
 pub use gpus::{GpuWatch, WatchedGpu};
 pub use hint::shm_hint;
 pub use launch::{Entered, LaunchError, Supervisor};
-pub use log::{LogEntry, LogReader, Stream};
+pub use log::{LogEntry, Logging, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
+pub use reader::LogReader;
+pub use rename::{RenameError, rename_run};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

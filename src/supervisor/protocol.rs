@@ -18,8 +18,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::gpus::GpuWatch;
+use super::log::Logging;
 use super::mask::Masker;
 use crate::artifact::{Prepared, UploadRequest};
+use crate::container::LimitChange;
 use crate::image::ByteSize;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
@@ -74,6 +76,18 @@ pub struct Request {
     pub init: bool,
     /// How to go about it.
     pub conduct: Conduct,
+    /// Where programs are told what happens.
+    pub feed: FeedStart,
+}
+
+/// Where the feed of a run is taken over.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedStart {
+    /// How many lines were told.
+    pub seq: u64,
+    /// What the caller has opened comes after the locks.
+    pub has_listener: bool,
 }
 
 /// A terminal for the container.
@@ -104,6 +118,12 @@ pub struct Conduct {
     pub stops_on_signals: bool,
     /// How long the workload has between the stop signal and SIGKILL.
     pub grace_ms: u64,
+    /// How long it may run before it is stopped.
+    pub timeout_ms: Option<u64>,
+    /// What is kept of what it writes.
+    pub logging: Logging,
+    /// Where init's number is written when the workload starts; absolute.
+    pub pid_file: Option<PathBuf>,
     /// What log, terminal and record do not show.
     pub secrets: Masked,
     /// The first lines of a workflow's commands, if its shell notes which of them runs. Not empty means also that a stop
@@ -116,7 +136,15 @@ const DEFAULT_GRACE_MS: u64 = 10_000;
 
 impl Default for Conduct {
     fn default() -> Self {
-        Self { stops_on_signals: false, grace_ms: DEFAULT_GRACE_MS, secrets: Masked::default(), steps: Vec::new() }
+        Self {
+            stops_on_signals: false,
+            grace_ms: DEFAULT_GRACE_MS,
+            timeout_ms: None,
+            logging: Logging::All,
+            pid_file: None,
+            secrets: Masked::default(),
+            steps: Vec::new(),
+        }
     }
 }
 
@@ -192,15 +220,21 @@ pub enum Event {
         /// Bytes in them.
         bytes: u64,
     },
+    /// What became of an order; only to the one who gave it, and not to the command line that started the run.
+    Answer {
+        /// Why it was not carried out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
     /// The run is over and cleaned up.
     Exited {
         /// How.
-        exit: Exit,
+        exit: Box<Exit>,
     },
 }
 
 /// What the supervisor is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// Send this signal to the workload.
@@ -214,6 +248,18 @@ pub enum Order {
         reason: StopReason,
         /// The time until SIGKILL, when it is not the run's own.
         grace_ms: Option<u64>,
+        /// The signal that asks the workload to stop, when it is not the run's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
+    },
+    /// Stop every process where it is, until [`Order::Unpause`] or any signal.
+    Pause,
+    /// Let them go on.
+    Unpause,
+    /// Change the limits.
+    Update {
+        /// Which, to what.
+        change: LimitChange,
     },
     /// The terminal that the run is shown in has another size.
     Resize {
@@ -238,8 +284,8 @@ pub enum StopReason {
     Aborted,
 }
 
-/// Sends the request; `descriptors` are the run's lock, those of its devices (as [`Request::leases`] says) and, when there is
-/// one, the container's standard input.
+/// Sends the request; `descriptors` are the run's lock, those of its devices (as [`Request::leases`] says), the listener of its
+/// feed and, when there is one, the container's standard input.
 pub fn send_request(socket: &UnixStream, request: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(request)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();

@@ -17,12 +17,16 @@ use super::audience::{Audience, Heard, Seat};
 use super::flow::Flow;
 use super::gpus::GpuEye;
 use super::input::{Inlet, Input};
+use super::life::now;
+use super::live::LiveRun;
 use super::log::{LogWriter, Stream};
 use super::protocol::{Conduct, Event, Order, StopReason};
+use super::pulse::Pulse;
 use super::terminal::Terminal;
+use super::victim::last_victim;
 use crate::artifact::{UploadEvent, Uploader};
 use crate::container::Cgroup;
-use crate::store::ExitReason;
+use crate::store::{ExitReason, Feed, Happening};
 use crate::sys;
 
 const READ_BYTES: usize = 64 << 10;
@@ -46,6 +50,8 @@ pub(super) struct Watched<'a> {
     pub(super) init: Pid,
     /// Readable when it has ended.
     pub(super) init_ended: BorrowedFd<'a>,
+    /// What the kernel knows the run by.
+    pub(super) id: &'a str,
     /// All its processes.
     pub(super) cgroup: &'a Cgroup,
     /// What asks the workload to stop.
@@ -56,6 +62,17 @@ pub(super) struct Watched<'a> {
     pub(super) interruptible: bool,
     /// How to go about it.
     pub(super) conduct: &'a Conduct,
+    /// What can be changed of it.
+    pub(super) live: LiveRun<'a>,
+}
+
+/// Whom the supervisor talks with.
+pub(super) struct Listeners<'a> {
+    pub(super) audience: &'a mut Audience,
+    /// `None` when there is none, or none any more.
+    pub(super) uploader: Option<&'a mut Uploader>,
+    pub(super) signals: &'a SignalFd,
+    pub(super) feed: &'a mut Feed,
 }
 
 /// The container's streams, our ends.
@@ -71,11 +88,9 @@ pub(super) struct Streams {
 /// Everything the supervisor listens to while the container runs.
 pub(super) struct Relay<'a> {
     watched: Watched<'a>,
-    audience: &'a mut Audience,
-    /// `None` when there is none, or none any more.
-    uploader: Option<&'a mut Uploader>,
+    listeners: Listeners<'a>,
+    pulse: &'a mut Pulse,
     gpus: &'a mut GpuEye,
-    signals: &'a SignalFd,
     flows: Vec<Flow>,
     input: Input,
     terminal: Option<Terminal>,
@@ -101,10 +116,9 @@ enum Place {
 impl<'a> Relay<'a> {
     pub(super) fn new(
         watched: Watched<'a>,
-        audience: &'a mut Audience,
-        uploader: Option<&'a mut Uploader>,
+        listeners: Listeners<'a>,
+        pulse: &'a mut Pulse,
         gpus: &'a mut GpuEye,
-        signals: &'a SignalFd,
         streams: Streams,
         log: LogWriter,
     ) -> io::Result<Self> {
@@ -119,10 +133,9 @@ impl<'a> Relay<'a> {
         let flows = output.into_iter().map(flow).collect::<io::Result<_>>()?;
         Ok(Self {
             watched,
-            audience,
-            uploader,
+            listeners,
+            pulse,
             gpus,
-            signals,
             flows,
             input,
             terminal,
@@ -140,6 +153,7 @@ impl<'a> Relay<'a> {
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill();
             }
+            self.beat();
             let Some(places) = self.wait() else {
                 self.flows.iter_mut().for_each(|flow| flow.give_out_the_rest(&mut self.log, &mut self.outcome));
                 break;
@@ -164,12 +178,12 @@ impl<'a> Relay<'a> {
     /// Waits for anything to happen; `None` when the container has ended and its streams stay silent though open.
     fn wait(&self) -> Option<Vec<Place>> {
         let mut places = vec![Place::Signals];
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        for (seat, fd) in self.audience.seats() {
+        let mut fds = vec![PollFd::new(self.listeners.signals.as_fd(), PollFlags::POLLIN)];
+        for (seat, fd) in self.listeners.audience.seats() {
             places.push(Place::Seat(seat));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
-        if let Some(uploader) = &self.uploader {
+        if let Some(uploader) = &self.listeners.uploader {
             places.push(Place::Uploader);
             fds.push(PollFd::new(uploader.socket(), PollFlags::POLLIN));
         }
@@ -193,7 +207,8 @@ impl<'a> Relay<'a> {
             }
         }
         let draining = self.ended && self.flows.iter().all(|flow| !flow.waits_for_sink());
-        let until = self.kill_at.filter(|_| !self.ended);
+        let rest = Instant::now().checked_add(self.pulse.rest());
+        let until = self.kill_at.into_iter().chain(rest).min().filter(|_| !self.ended);
         let timeout = match until {
             _ if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX),
@@ -205,6 +220,21 @@ impl<'a> Relay<'a> {
         }
         let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
         Some(places.into_iter().zip(&fds).filter(|(_, fd)| happened(fd)).map(|(place, _)| place).collect())
+    }
+
+    /// What nobody tells of.
+    fn beat(&mut self) {
+        if self.ended {
+            return;
+        }
+        let beat = self.pulse.beat(self.watched.cgroup);
+        if let Some(oom_kills) = beat.oom_kills {
+            let victim = last_victim(self.watched.id);
+            self.listeners.feed.tell(now(), Happening::Oom { oom_kills, victim });
+        }
+        if beat.is_too_late {
+            self.stop(ExitReason::Timeout, None);
+        }
     }
 
     fn pass_on(&mut self, places: &[Place], buffer: &mut [u8]) {
@@ -230,7 +260,7 @@ impl<'a> Relay<'a> {
 
     /// A signal to us: passed on, or a wish to end the run.
     fn take_signal(&mut self) {
-        let Ok(Some(signal)) = self.signals.read_signal() else { return };
+        let Ok(Some(signal)) = self.listeners.signals.read_signal() else { return };
         let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
         let ends = ![Signal::SIGUSR1 as i32, Signal::SIGUSR2 as i32].contains(&number);
         if !(self.watched.conduct.stops_on_signals && ends) {
@@ -247,33 +277,38 @@ impl<'a> Relay<'a> {
         let mut ended_guests = Vec::new();
         for place in places {
             let Place::Seat(seat) = *place else { continue };
-            match (self.audience.hear(seat), seat) {
-                (Heard::Orders(orders), _) => orders.into_iter().for_each(|order| self.obey(&order, seat)),
+            match (self.listeners.audience.hear(seat), seat) {
+                (Heard::Orders(orders), _) => {
+                    for order in orders {
+                        let error = self.obey(&order, seat).err();
+                        self.listeners.audience.answer(seat, &Event::Answer { error });
+                    }
+                }
                 (Heard::End, Seat::Guest(index)) => ended_guests.push(index),
                 (Heard::End, _) => self.lose_client(),
             }
         }
-        self.audience.dismiss(ended_guests);
+        self.listeners.audience.dismiss(ended_guests);
     }
 
     fn hear_uploader(&mut self) {
-        let Some(uploader) = &mut self.uploader else { return };
+        let Some(uploader) = &mut self.listeners.uploader else { return };
         let Ok(events) = uploader.read_events() else {
             // Another one saves everything at the end.
-            self.uploader = None;
+            self.listeners.uploader = None;
             let text = "the uploader was killed: nothing more is uploaded before the run's end".to_owned();
-            return self.audience.tell(&Event::Warning { text });
+            return self.listeners.audience.tell(&Event::Warning { text });
         };
         for event in events {
             if let UploadEvent::Warning { text } = event {
-                self.audience.tell(&Event::Warning { text });
+                self.listeners.audience.tell(&Event::Warning { text });
             }
         }
     }
 
     fn hear_gpus(&mut self) {
         for text in self.gpus.look() {
-            self.audience.tell(&Event::Warning { text });
+            self.listeners.audience.tell(&Event::Warning { text });
         }
     }
 
@@ -285,25 +320,50 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn obey(&mut self, order: &Order, seat: Seat) {
-        match *order {
-            Order::Signal { number } => self.signal(number),
-            Order::Resize { size } => self.terminal.iter().for_each(|terminal| terminal.resize(size)),
+    /// Why it could not, in words.
+    fn obey(&mut self, order: &Order, seat: Seat) -> Result<(), String> {
+        match order {
+            // The last of the output comes when init has ended.
             Order::Attach => self.attach(seat),
+            Order::Resize { size } => self.terminal.iter().for_each(|terminal| terminal.resize(*size)),
             Order::Detach if seat == Seat::Client => self.detach(),
-            Order::Stop { reason: StopReason::Stopped, grace_ms } => self.stop(ExitReason::Stopped, grace_ms),
-            Order::Stop { reason: StopReason::Interrupted, grace_ms } => self.stop(ExitReason::Interrupted, grace_ms),
-            Order::Stop { reason: StopReason::Aborted, .. } if !self.ended => {
+            Order::Detach => return Err("only the command line that started it may detach it".to_owned()),
+            _ if self.ended => return Err("it has just ended".to_owned()),
+            Order::Signal { number } => return self.send(*number),
+            Order::Stop { reason: StopReason::Aborted, .. } => {
                 self.outcome.stopped = Some(ExitReason::Aborted);
                 self.kill();
             }
-            Order::Detach | Order::Stop { reason: StopReason::Aborted, .. } => {}
+            Order::Stop { reason, grace_ms, signal } => {
+                self.watched.stop_signal = signal.unwrap_or(self.watched.stop_signal);
+                let interrupted = *reason == StopReason::Interrupted;
+                self.stop(if interrupted { ExitReason::Interrupted } else { ExitReason::Stopped }, *grace_ms);
+            }
+            Order::Pause => return self.watched.live.pause(),
+            Order::Unpause => return self.watched.live.unpause(),
+            Order::Update { change } => return self.watched.live.update(change),
         }
+        Ok(())
+    }
+
+    /// As [`Self::signal`], for somebody who wants to know whether it was sent.
+    fn send(&mut self, number: i32) -> Result<(), String> {
+        let kills = number == Signal::SIGKILL as i32;
+        // The kernel's own SIGKILL, for want of memory, must not be taken for this one.
+        self.outcome.killed |= kills;
+        let sent = sys::send_signal(self.watched.init, number);
+        if kills {
+            self.watched.live.thaw_for_death();
+        } else {
+            self.watched.live.thaw();
+        }
+        self.listeners.feed.tell(now(), Happening::Signal { signal: number });
+        sent.map_err(|error| format!("the kernel refuses the signal: {error}"))
     }
 
     /// Somebody who has come with pipes gets the output from now on, and may write when the container reads.
     fn attach(&mut self, seat: Seat) {
-        let mut pipes = self.audience.take_descriptors(seat).into_iter();
+        let mut pipes = self.listeners.audience.take_descriptors(seat).into_iter();
         // A terminal has one stream; the pipe for the other one is closed.
         for (pipe, place) in pipes.by_ref().take(2).zip(0..) {
             if let Some(flow) = self.flows.get_mut(place) {
@@ -325,7 +385,7 @@ impl<'a> Relay<'a> {
             let _ = dup2_stdout(&null);
             let _ = dup2_stderr(&null);
         }
-        self.audience.tell(&Event::Detached);
+        self.listeners.audience.tell(&Event::Detached);
     }
 
     /// Asks the workload to stop; whoever asks again may only shorten its time.
@@ -343,11 +403,12 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn ask_to_stop(&self) {
+    fn ask_to_stop(&mut self) {
         if self.watched.conduct.steps.is_empty() {
             self.signal(self.watched.stop_signal);
         } else {
             self.watched.cgroup.signal_all(self.watched.stop_signal);
+            self.watched.live.thaw();
         }
     }
 
@@ -357,9 +418,10 @@ impl<'a> Relay<'a> {
         self.signal(Signal::SIGKILL as i32);
     }
 
-    fn signal(&self, number: i32) {
+    /// A paused workload takes the signal and goes on: it could not end otherwise.
+    fn signal(&mut self, number: i32) {
         if !self.ended {
-            drop(sys::send_signal(self.watched.init, number));
+            drop(self.send(number));
         }
     }
 }

@@ -10,7 +10,7 @@ use super::protocol::Event;
 use crate::artifact::{
     ArtifactError, ArtifactStore, Finish, Outcome, SaveRequest, Saved, UploadEvent, UploadRequest, Uploader,
 };
-use crate::store::{Exit, RunState, Store, StoreError, TagName};
+use crate::store::{Exit, Happening, RunState, Store, StoreError, TagName};
 use crate::words::describe;
 
 impl Life {
@@ -42,6 +42,7 @@ impl Life {
                 for warning in saved.warnings {
                     self.warn(warning.to_string());
                 }
+                self.happens(Happening::ArtifactsSaved { files: saved.files, size_bytes: saved.bytes });
                 self.tell(&Event::Saved { files: saved.files, bytes: saved.bytes.0 });
             }
             Err(error) => {

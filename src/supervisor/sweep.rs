@@ -11,11 +11,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::ARGV0;
-use super::clean::clean_up;
+use super::clean::{clean_up, kill_rest};
+use super::life::now;
+use super::rename::{RenameError, resume};
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
-use crate::container::{Cgroup, HostError, boot_id};
+use crate::container::{HostError, boot_id};
 use crate::gpu::lease::forget;
-use crate::store::{Exit, ExitReason, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp};
+use crate::store::{
+    Exit, ExitReason, Feed, Happening, Journal, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp,
+};
 use crate::sys::Lock;
 use crate::words::describe;
 
@@ -30,6 +34,9 @@ pub enum SweepError {
     /// The store cannot be read or written.
     #[error("cannot clean up after killed processes")]
     Store(#[from] StoreError),
+    /// A run cannot be given its one name.
+    #[error(transparent)]
+    Rename(#[from] RenameError),
     /// The boot cannot be told.
     #[error("cannot read the boot id")]
     Boot(#[source] HostError),
@@ -72,21 +79,25 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
         run.clone().remove()?;
         return Ok(Vec::new());
     }
+    resume(store, run)?;
     let mut record = run.record()?;
     let mut told = Vec::new();
+    let boot = boot_id().map_err(SweepError::Boot)?;
+    if record.boot_id != boot {
+        // A process of that number is another one.
+        (record.pid, record.pid_start) = (None, None);
+    }
+    // Nobody may write to its artifacts any more.
+    kill_rest(&record);
     if run.has_unsaved_artifacts() {
-        // Nobody may write to them any more.
-        if let Ok(cgroup) = Cgroup::of(&record.id) {
-            cgroup.kill_all();
-        }
         told.extend(save_artifacts(store, run, &record));
     }
     if !record.state.is_final() {
-        let boot = boot_id().map_err(SweepError::Boot)?;
         let exit = record.exit.clone().unwrap_or_else(|| lost(&record, record.boot_id != boot));
         record.state = RunState::after(&exit);
+        tell(state_root, &record, &exit);
         record.exit = Some(exit);
-        record.pid = None;
+        (record.pid, record.pid_start) = (None, None);
     }
     // Artifacts that were not saved stay, and so does the run.
     record.remove &= !run.has_unsaved_artifacts();
@@ -99,6 +110,13 @@ fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<
         run.finish()?;
     }
     Ok(told)
+}
+
+/// The supervisor did not come to tell it.
+fn tell(state_root: &Path, record: &RunRecord, exit: &Exit) {
+    let seq = Journal::last_seq(state_root, &record.id).unwrap_or_default();
+    let mut feed = Feed::new(state_root, None, record.name.clone(), record.id.clone(), seq);
+    feed.tell(now(), Happening::Exited { exit: Box::new(exit.clone()) });
 }
 
 /// What the supervisor did not come to. The owner is not known any more; what root wrote stays root's. Tells what stays
@@ -169,16 +187,5 @@ fn lost(record: &RunRecord, rebooted: bool) -> Exit {
     } else {
         (ExitReason::SupervisorLost, "its supervisor was killed")
     };
-    Exit {
-        code: 137,
-        signal: None,
-        reason,
-        oom_kills: 0,
-        memory_peak: None,
-        memory_limit: None,
-        cpu_seconds: None,
-        gpus: Vec::new(),
-        failed_command: None,
-        message: Some(message.to_owned()),
-    }
+    Exit { started: record.started.clone(), message: Some(message.to_owned()), ..Exit::new(137, reason) }
 }

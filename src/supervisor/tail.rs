@@ -4,13 +4,12 @@
 //! mix: a piece of one line may stand between two lines of the other. Lines are taken in the order in which they end,
 //! hence those of one stream are always its last ones, and one offset for each stream says which they are.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use jiff::Timestamp;
 
 use super::log::Head;
+use super::reader::LogFiles;
 
 /// How much is read at a time, at first.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -21,8 +20,8 @@ const LOOK_BACK_BYTES: u64 = 4 << 20;
 pub(super) type Starts = [u64; 2];
 
 /// Finds the last `lines` lines among the entries that are not after `until`.
-pub(super) fn starts(file: &File, lines: usize, until: Option<Timestamp>) -> io::Result<Starts> {
-    let size = file.metadata()?.len();
+pub(super) fn starts(file: &LogFiles, lines: usize, until: Option<Timestamp>) -> io::Result<Starts> {
+    let size = file.len();
     let mut entries = Backwards { file, buffer: Vec::new(), start: size, end: 0, floor: 0 };
     let mut starts = [entries.seek_end()?; 2];
     let mut found = 0;
@@ -54,7 +53,7 @@ pub(super) fn starts(file: &File, lines: usize, until: Option<Timestamp>) -> io:
 
 /// The entries of a log from its last to its first; one whose end has not been written is left out.
 struct Backwards<'a> {
-    file: &'a File,
+    file: &'a LogFiles,
     /// What stands at `start` in the file.
     buffer: Vec<u8>,
     start: u64,
@@ -115,7 +114,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::log::LogReader;
+    use super::super::reader::LogReader;
     use super::*;
 
     /// A log with these entries, each `o` or `e`, `F` or `P`, and a text.

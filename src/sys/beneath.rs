@@ -5,8 +5,13 @@
 //! openat2(2) and `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV`. Links are read and
 //! followed by the caller, who knows what their root is.
 //!
+//! The exceptions are [`Dir::open_in_root`] and [`Dir::open_file_in_root`], for ways through a container that its own processes would take; the kernel keeps
+//! it inside. A [`Dir`] that was asked for [`Dir::across_mounts`] enters what is mounted below it, with `RESOLVE_NO_XDEV` left out.
+//!
 //! Some calls exist only for paths (`chmod`, `*xattr` on links and devices). They go through `/proc/self/fd/N/name`: the
 //! kernel takes the open directory from the descriptor and treats the last component as `l*` calls do.
+
+mod in_root;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -141,7 +146,7 @@ fn link_count(stat: &Stat) -> u64 {
 
 /// An open directory.
 #[derive(Debug)]
-pub struct Dir(OwnedFd);
+pub struct Dir(OwnedFd, ResolveFlags);
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -152,12 +157,12 @@ impl AsFd for Dir {
 impl Dir {
     /// Opens a directory of ours by its path, links and all.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
+        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?, BENEATH))
     }
 
     /// A second handle on the same directory.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(self.0.try_clone()?))
+        Ok(Self(self.0.try_clone()?, self.1))
     }
 
     /// Opens a directory further down. No link is followed on the way: `ELOOP` or `ENOTDIR` where one stands.
@@ -166,7 +171,7 @@ impl Dir {
             return self.try_clone();
         }
         let flags = DIRECTORY.union(OFlags::NOFOLLOW);
-        Ok(Self(rustix::fs::openat2(&self.0, path, flags, Mode::empty(), BENEATH)?))
+        Ok(Self(rustix::fs::openat2(&self.0, path, flags, Mode::empty(), self.1)?, self.1))
     }
 
     /// Opens a regular file for reading; `None` for anything else. A FIFO or a device is not even opened.
@@ -175,25 +180,73 @@ impl Dir {
             return Ok(None);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat2(&self.0, name, flags, Mode::empty(), BENEATH)?);
+        let file = File::from(rustix::fs::openat2(&self.0, name, flags, Mode::empty(), self.1)?);
         Ok(file.metadata()?.is_file().then_some(file))
     }
 
-    /// Opens the regular file at a path for reading, with this directory as the root that links are followed in; `None` for
-    /// what is not there or is anything else, which is not even opened.
-    pub fn open_file_in_root(&self, path: &OsStr) -> io::Result<Option<File>> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let found = match rustix::fs::openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-            found => found?,
-        };
-        if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {
-            return Ok(None);
+    /// Whether the directory is of a file system that the kernel makes up, in which reading may block, or do something.
+    pub fn is_made_up(&self) -> io::Result<bool> {
+        // linux/magic.h. The type's width differs between architectures, so it is compared as 32 bits.
+        const MADE_UP: [u64; 16] = [
+            0x9fa0,
+            0x6265_6572,
+            0x0027_e0eb,
+            0x6367_7270,
+            0x6462_6720,
+            0x7472_6163,
+            0x7363_6673,
+            0x1cd1,
+            0x1980_0202,
+            0xcafe_4a11,
+            0x6265_6570,
+            0x6165_676c,
+            0xde5e_81e4,
+            0x4249_4e4d,
+            0x6573_5543,
+            0x6e73_6673,
+        ];
+        let kind = rustix::fs::fstatfs(&self.0)?.f_type;
+        #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the width of the field differs")]
+        Ok(MADE_UP.contains(&(kind as u64 & 0xffff_ffff)))
+    }
+
+    /// Whether something is mounted upon `name`.
+    pub fn is_mount_point(&self, name: &OsStr) -> io::Result<bool> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat2(&self.0, component(name)?, flags, Mode::empty(), BENEATH) {
+            Ok(_) | Err(rustix::io::Errno::LOOP) => Ok(false),
+            Err(rustix::io::Errno::XDEV) => Ok(true),
+            Err(errno) => Err(errno.into()),
         }
-        // The very file that was looked at, by its descriptor.
-        let same = Path::new("/proc/self/fd").join(found.as_raw_fd().to_string());
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        Ok(Some(File::from(rustix::fs::open(&same, flags, Mode::empty())?)))
+    }
+
+    /// Makes a file without a name: if nobody calls [`Dir::link_file`], it goes when it is closed.
+    pub fn create_unnamed(&self, mode: u32) -> io::Result<File> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.0, c".", flags, Mode::from_raw_mode(mode))?))
+    }
+
+    /// Gives an open file a name that is free.
+    pub fn link_file(&self, name: &OsStr, file: &File) -> io::Result<()> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let to = component(name)?;
+        Ok(rustix::fs::linkat(rustix::fs::CWD, path, &self.0, to, AtFlags::SYMLINK_FOLLOW)?)
+    }
+
+    /// Opens a regular file to write it anew where it stands, emptied.
+    pub fn open_emptied(&self, name: &OsStr) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat2(&self.0, component(name)?, flags, Mode::empty(), self.1)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        rustix::fs::ftruncate(&file, 0)?;
+        Ok(file)
+    }
+
+    /// Gives what stands under `from` the name `to`, in place of what has it.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, component(from)?, &self.0, component(to)?)?)
     }
 
     /// What stands under `name`; a link is not followed. `None` when nothing does.
@@ -303,7 +356,7 @@ impl Dir {
     /// Sets the mode of `name`, which is no link.
     pub fn set_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let node = rustix::fs::openat2(&self.0, component(name)?, flags, Mode::empty(), BENEATH)?;
+        let node = rustix::fs::openat2(&self.0, component(name)?, flags, Mode::empty(), self.1)?;
         let path = format!("/proc/self/fd/{}", node.as_raw_fd());
         Ok(rustix::fs::chmod(path, Mode::from_raw_mode(mode))?)
     }
@@ -392,6 +445,41 @@ impl Dir {
             .and_then(|file| rustix::fs::fstat(&file))
             .map_or(0o777, |stat| !stat.st_mode & 0o777)
     }
+}
+
+/// What is known about an open file.
+pub fn file_metadata(file: &File) -> io::Result<Metadata> {
+    Metadata::from_stat(&rustix::fs::fstat(file)?)
+}
+
+/// The pieces of an open file that hold data, each its offset and length; `None` where it has no holes worth telling, or
+/// more than `most` pieces.
+pub fn data_pieces(file: &File, size: u64, most: usize) -> io::Result<Option<Vec<(u64, u64)>>> {
+    use rustix::io::Errno;
+    let (mut pieces, mut position) = (Vec::new(), 0);
+    while position < size {
+        let start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(position)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        if start >= size {
+            break;
+        }
+        let end = match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start)) {
+            Ok(end) => end.min(size),
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        pieces.push((start, end - start));
+        if pieces.len() > most {
+            return Ok(None);
+        }
+        position = end;
+    }
+    let is_whole = matches!(pieces[..], [(0, length)] if length == size) || size == 0;
+    Ok((!is_whole).then_some(pieces))
 }
 
 /// Gives an open file to an owner and a group.

@@ -117,6 +117,18 @@ impl Lock {
         Ok((i32::from(found.l_type) != libc::F_UNLCK).then(|| read_holder(&mut file)))
     }
 
+    /// The process that the lock at `path` was bound to ([`bind_lock_to_process`]), as the kernel knows it; not what the file says.
+    pub fn owner(path: &Path) -> io::Result<Option<i32>> {
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut found = whole_file(libc::F_WRLCK);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found))?;
+        // Of a lock that belongs to an open file the number is -1.
+        Ok(Some(found.l_pid).filter(|pid| i32::from(found.l_type) != libc::F_UNLCK && *pid > 0))
+    }
+
     /// The open file of the lock, for a process that is to hold it further.
     #[must_use]
     pub const fn file(&self) -> &File {

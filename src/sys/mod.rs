@@ -24,13 +24,13 @@ pub use net::bring_up_loopback;
 pub use nvml::{RawNvml, RawXid};
 pub use passing::{receive_descriptor, send_descriptor};
 pub use process::{
-    close_from, exit_now, fork, has_ended, join_new_keyring, next_signal, pidfd, raise_open_files, reader_is_gone,
-    reset_signals, send_signal, write_raw,
+    close_from, exit_now, fork, has_ended, inherited, join_new_keyring, next_signal, pidfd, raise_open_files,
+    reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
 };
 pub use pty::{
     WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_nonblocking, set_window_size, window_size,
 };
 pub use sealed::seal_program;
-pub use space::{free_bytes, network_file_system};
+pub use space::{free_bytes, is_tmpfs, network_file_system};
 pub use terminal::{RawTerminal, is_terminal};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -56,7 +56,10 @@ impl Overlay<'_> {
                 rustix::mount::move_mount(&mount, c"", rustix::fs::CWD, target, flags)
                     .map_err(|errno| plain("attach the mount", errno))
             }
-            Err(error) if is_unknown(&error) => self.mount_by_options(target),
+            // Where the other way fails too, who has said why is right.
+            Err(error) if is_unknown(&error) => {
+                self.mount_by_options(target).map_err(|other| if error.log.is_empty() { other } else { error })
+            }
             Err(error) => Err(error),
         }
     }
@@ -86,7 +89,7 @@ impl Overlay<'_> {
             rustix::mount::fsconfig_set_flag(context.as_fd(), c"volatile")
                 .map_err(|errno| failed(step("volatile"), errno))?;
         }
-        rustix::mount::fsconfig_create(context.as_fd()).map_err(|errno| failed("create the overlay", errno))?;
+        rustix::mount::fsconfig_create(context.as_fd()).map_err(|errno| failed(CREATE, errno))?;
         rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
             .map_err(|errno| failed("make the mount", errno))
     }
@@ -129,13 +132,17 @@ pub fn unmount(target: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }
 
-/// Whether the kernel does not know the call or the option, as opposed to not liking what it was given.
+/// Whether the kernel does not know the call or the option, as opposed to not liking what it was given. Before Linux 6.5 an
+/// overlay takes any option and finds out when it is created.
 fn is_unknown(error: &MountError) -> bool {
     let errno = Errno::from_io_error(&error.source);
     errno == Some(Errno::NOSYS)
         || (errno == Some(Errno::INVAL)
-            && [step("lowerdir+"), step("volatile"), step("index")].contains(&error.operation))
+            && [step("lowerdir+"), step("volatile"), step("index"), CREATE].contains(&error.operation))
 }
+
+/// What making the overlay of its options is called in an error.
+const CREATE: &str = "create the overlay";
 
 /// What setting an option is called in an error.
 const fn step(key: &str) -> &'static str {

@@ -46,6 +46,16 @@ pub fn write_raw(fd: RawFd, bytes: &[u8]) -> io::Result<()> {
     if usize::try_from(written) == Ok(bytes.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A descriptor that whoever started us has opened, by its number; the copy is closed on exec.
+pub fn inherited(fd: RawFd) -> io::Result<std::os::fd::OwnedFd> {
+    if fd < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the borrow lasts for this call only, which answers a number that is no descriptor with EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?)
+}
+
 /// Whether nobody holds the reading end of the pipe any more whose writing end is `fd`.
 #[must_use]
 pub fn reader_is_gone(fd: RawFd) -> bool {
@@ -69,6 +79,16 @@ pub fn exit_now(code: i32) -> ! {
 pub fn pidfd(pid: nix::unistd::Pid) -> io::Result<std::os::fd::OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// Sends a signal by its number to the process of a descriptor from [`pidfd`]: never to a later one with its pid.
+pub fn signal_process(process: std::os::fd::BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: pidfd_send_signal(2) takes a null pointer for "as kill(2) does" and touches no memory of ours then; a bad number
+    // is answered with an error.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), number, nothing, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Sends a signal by its number, real-time signals included.

@@ -28,6 +28,14 @@ const NETWORK: [(u32, &str); 13] = [
     (0x2003_0528, "OrangeFS"),
 ];
 
+/// Whether `path` is on a file system in memory.
+pub fn is_tmpfs(path: &Path) -> io::Result<bool> {
+    const TMPFS_MAGIC: u32 = 0x0102_1994;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see below")]
+    let number = rustix::fs::statfs(path)?.f_type as u32;
+    Ok(number == TMPFS_MAGIC)
+}
+
 /// The name of the network file system that `path` is on, if it is on one.
 pub fn network_file_system(path: &Path) -> io::Result<Option<&'static str>> {
     // The number is a signed word on some machines and an unsigned one on others; 32 bits of it mean something.

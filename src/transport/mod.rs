@@ -25,7 +25,7 @@ use std::path::Path;
 
 pub use error::TransportError;
 pub use plan::SaveFormat;
-pub use write::{Destination, save};
+pub use write::{Destination, replace_file, save};
 
 use self::files::{Files, MANIFEST, MARK};
 use self::take::Taker;

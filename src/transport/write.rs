@@ -75,6 +75,17 @@ fn copy(
 fn write_file(store: &Store, plan: &Plan, path: &Path) -> Result<(), TransportError> {
     let what = path.display().to_string();
     let write = |source| TransportError::Write { what: what.clone(), source };
+    replace_file(path, write, |file| write_archive(store, plan, file, &what))
+}
+
+/// Fills a file that takes its name only when all is in it; a device or FIFO is written to as it is. `failed` makes an error
+/// of what happens to the file.
+pub fn replace_file<E>(
+    path: &Path,
+    failed: impl Fn(io::Error) -> E,
+    fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
+    let write = &failed;
     // A link is followed, and a device or FIFO is written to: it has no place that a file could take.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     match std::fs::metadata(&path) {
@@ -82,13 +93,13 @@ fn write_file(store: &Store, plan: &Plan, path: &Path) -> Result<(), TransportEr
             return Err(write(io::ErrorKind::IsADirectory.into()));
         }
         Ok(found) if !found.is_file() => {
-            let mut file = OpenOptions::new().write(true).open(&path).map_err(write)?;
-            return write_archive(store, plan, &mut file, &what);
+            let mut device = OpenOptions::new().write(true).open(&path).map_err(write)?;
+            return fill(&mut device);
         }
         _ => {}
     }
     let mut aside = Aside::file(&path).map_err(write)?;
-    write_archive(store, plan, &mut aside.file, &what)?;
+    fill(&mut aside.file)?;
     aside.publish(&path).map_err(write)
 }
 

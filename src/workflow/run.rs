@@ -13,7 +13,9 @@ use crate::artifact::ArtifactStoreUrl;
 use crate::engine::devices::Devices;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
-use crate::engine::{Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest};
+use crate::engine::{
+    CgroupWish, Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest,
+};
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
 use crate::rootfs::Choice;
@@ -68,6 +70,8 @@ pub struct Circumstances<'a> {
     pub artifact_store: Option<ArtifactStoreUrl>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
+    /// Where its cgroup is.
+    pub cgroups: CgroupWish,
     /// The run goes on without whoever starts it.
     pub detached: bool,
     /// The tag it gets if it ends well.
@@ -118,15 +122,19 @@ pub fn request(
         interruptible: plan.interruptible,
         ports: given.chain(circumstances.free_ports).collect(),
         devices,
+        labels: std::collections::BTreeMap::new(),
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,
         tag: circumstances.tag,
+        cgroups: circumstances.cgroups,
         conduct: Conduct {
             stops_on_signals: true,
             grace_ms: u64::try_from(circumstances.grace.as_millis()).unwrap_or(u64::MAX),
             secrets: Masked::new(plan.secrets.iter().map(|secret| secret.expose().to_owned())),
             steps: plan.steps.clone(),
+            ..Conduct::default()
         },
+        events: None,
         created: circumstances.created,
         nonce: circumstances.nonce,
     })

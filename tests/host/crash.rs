@@ -37,7 +37,7 @@ fn a_killed_command_line_stops_the_run() {
     let output = run.finish().code(137);
     assert_eq!(output.stdout, "ready\nstopped\n");
     let exit = exit(&env, &name);
-    assert_eq!((exit["code"].as_i64(), exit["reason"].as_str()), (Some(5), Some("client_lost")));
+    assert_eq!((exit["exit_code"].as_i64(), exit["reason"].as_str()), (Some(5), Some("client_lost")));
     env.assert_clean();
 }
 
@@ -85,7 +85,7 @@ fn a_workload_that_does_not_stop_is_killed_after_the_grace() {
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(9) && took < Duration::from_secs(30), "{took:?}");
     let exit = exit(&env, &name);
-    assert_eq!((exit["code"].as_i64(), exit["reason"].as_str()), (Some(137), Some("client_lost")));
+    assert_eq!((exit["exit_code"].as_i64(), exit["reason"].as_str()), (Some(137), Some("client_lost")));
     env.assert_clean();
 }
 
@@ -138,7 +138,7 @@ fn both_killed_is_mended_by_the_next_command() {
     let runs = env.run(["ps", "-a", "--format", "json"]).json();
     assert_eq!((runs[0]["name"].as_str(), runs[0]["state"].as_str()), (Some(&*name), Some("failed")));
     assert_eq!(
-        (runs[0]["exit"]["code"].as_i64(), runs[0]["exit"]["reason"].as_str()),
+        (runs[0]["exit"]["exit_code"].as_i64(), runs[0]["exit"]["reason"].as_str()),
         (Some(137), Some("supervisor_lost"))
     );
     env.assert_clean();

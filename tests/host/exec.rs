@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::base::app;
+use crate::cgroups::{Job, where_read_only};
 use crate::support::env::{Output, TestEnv, entries, finish_with, wait_until};
 use crate::support::pty::Typist;
 
@@ -156,7 +157,7 @@ fn it_goes_with_whoever_wanted_it() {
     env.run(["stop", &name]).code(0);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     waiting.finish().code(137);
-    assert_eq!(env.record(&name)["exit"]["code"], 0);
+    assert_eq!(env.record(&name)["exit"]["exit_code"], 0);
     env.assert_clean();
 }
 
@@ -195,7 +196,33 @@ fn a_paused_run_is_refused() {
     set("THAWED", "0");
     refused.refused(125, &["is paused", "hint: `dockless unpause"]);
     env.run(["exec", &name, "true"]).code(0);
+    env.run(["pause", &name]).code(0);
+    env.run(["exec", &name, "true"]).refused(125, &["is paused", "hint: `dockless unpause"]);
+    env.run(["unpause", &name]).code(0);
+    env.run(["exec", &name, "true"]).code(0);
     env.run(["stop", &name]).code(0);
+    env.assert_clean();
+}
+
+/// A run without a cgroup of its own stays in its caller's, and so does what enters it, whoever calls.
+#[test]
+fn a_run_in_its_callers_cgroup_is_entered() {
+    let Some(env) = app() else { return };
+    let job = Job::new("dlexec");
+    let name = env.name();
+    job.run(&env, &["run", "-d", "--name", &name, "--cgroups", "inherit", "app", "sleep", "600"]).code(0);
+    assert_eq!(exec(&env, &[], &name, "cmp /proc/self/cgroup /proc/1/cgroup && echo same").text(), "same");
+    // Device nodes could be opened.
+    let privileged = exec(&env, &["--privileged"], &name, "mknod /tmp/x c 1 11 || echo refused").text();
+    assert!(privileged.ends_with("refused"), "{privileged}");
+    env.run(["stop", "--grace", "0s", &name]).code(0);
+    drop(job);
+
+    // What is entered already need not be written.
+    let name = env.name();
+    where_read_only(&env, &["run", "-d", "--name", &name, "app", "sleep", "600"]).code(0);
+    where_read_only(&env, &["exec", &name, "echo", "hi"]).code(0);
+    env.run(["stop", "--grace", "0s", &name]).code(0);
     env.assert_clean();
 }
 

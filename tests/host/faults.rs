@@ -90,7 +90,7 @@ fn a_save_that_is_killed_is_finished_later() {
         env.run(["ps", "-a"]).code(0);
         let listed = env.run(["artifacts", "ls", &name, "--format", "json"]).json();
         assert_eq!(listed.as_array().unwrap().len(), 3000, "all or nothing");
-        assert_eq!(env.record(&name)["exit"]["code"], 0);
+        assert_eq!(env.record(&name)["exit"]["exit_code"], 0);
     }
 }
 

@@ -30,7 +30,7 @@ fn ps_tells_what_runs_and_what_ran() {
     assert_eq!(names(&all), [&*second, &*first]);
     assert_eq!(names(&env.run(["ps", "--format", "json"]).json()), [&*second]);
     assert_eq!((all[0]["state"].as_str(), all[1]["state"].as_str()), (Some("running"), Some("failed")));
-    assert_eq!((all[1]["exit"]["code"].as_i64(), all[1]["exit"]["reason"].as_str()), (Some(3), Some("exited")));
+    assert_eq!((all[1]["exit"]["exit_code"].as_i64(), all[1]["exit"]["reason"].as_str()), (Some(3), Some("exited")));
     assert_eq!(all[1]["command"], serde_json::json!(["sh", "-c", "exit 3"]));
     assert!(all[0]["pid"].as_i64().is_some() && all[1]["pid"].is_null());
     let table = env.run(["ps", "-a"]).text();
@@ -136,7 +136,7 @@ fn inspect_tells_all_about_a_run() {
     let shown = env.run(["inspect", &name]).json();
     let run = &shown[0];
     assert_eq!((run["kind"].as_str(), run["name"].as_str()), (Some("run"), Some(&*name)));
-    assert_eq!((run["exit"]["code"].as_i64(), run["exit"]["memory_limit"].as_u64()), (Some(5), Some(64 << 20)));
+    assert_eq!((run["exit"]["exit_code"].as_i64(), run["exit"]["memory_limit"].as_u64()), (Some(5), Some(64 << 20)));
     assert_eq!(run["rootfs"], "overlay");
     let (created, started, finished) = (&run["created"], &run["started"], &run["finished"]);
     assert!(created.as_str() < started.as_str() && started.as_str() < finished.as_str(), "{run}");

@@ -5,7 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
-use dockless::store::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState};
+use dockless::store::{
+    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, RunCgroup, RunGpu, RunRecord,
+    RunState, Victim,
+};
 use serde_json::{Value, json};
 
 use crate::support::env::{TestEnv, finish_with, have_root};
@@ -59,8 +62,10 @@ fn full() -> RunRecord {
         ports: vec!["8080".to_owned()],
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
+        labels: [("team".to_owned(), "a".to_owned())].into(),
         caches: vec!["key".to_owned()],
         tag: text(),
+        no_log: true,
         state: RunState::Done,
         rootfs: "overlay".to_owned(),
         boot_id: String::new(),
@@ -68,6 +73,8 @@ fn full() -> RunRecord {
         started: text(),
         finished: text(),
         pid: Some(1),
+        pid_start: Some(1),
+        cgroup: Some(RunCgroup { mode: CgroupMode::Own, paths: vec![String::new()] }),
         remove: false,
         keep: false,
         exit: Some(Exit {
@@ -75,9 +82,13 @@ fn full() -> RunRecord {
             signal: Some(1),
             reason: ExitReason::Exited,
             oom_kills: 0,
+            victim: Some(Victim { pid: 1, command: String::new() }),
             memory_peak: Some(ByteSize(1)),
             memory_limit: Some(ByteSize(1)),
+            shm_peak: Some(ByteSize(1)),
             cpu_seconds: Some(0.5),
+            started: text(),
+            finished: text(),
             gpus: vec![GpuUsage {
                 uuid: String::new(),
                 compute_percent_max: Some(1),
@@ -96,6 +107,7 @@ fn the_keys_of_a_run_are_documented() {
     let value = serde_json::to_value(full()).unwrap();
     let (all, optional) = documented("## A run");
     assert_eq!(keys(&value), all);
+    assert_eq!(keys(&value["cgroup"]), documented("### `cgroup`").0);
     assert_eq!(keys(&value["limits"]), documented("### `limits`").0);
     let (all_of_exit, optional_of_exit) = documented("### `exit`");
     assert_eq!(keys(&value["exit"]), all_of_exit);
@@ -104,7 +116,7 @@ fn the_keys_of_a_run_are_documented() {
     }
     // And those that may be absent are so in a record that has nothing to say.
     let mut bare: RunRecord = serde_json::from_value(value).unwrap();
-    let exit = json!({ "code": 0, "reason": "exited", "oom_kills": 0 });
+    let exit = json!({ "exit_code": 0, "reason": "exited", "oom_kills": 0 });
     bare.exit = Some(serde_json::from_value(exit).unwrap());
     let least = serde_json::to_value(&bare).unwrap();
     assert_eq!(keys(&least["exit"]), &all_of_exit - &optional_of_exit);
@@ -124,13 +136,14 @@ fn the_keys_of_a_run_are_documented() {
 fn the_words_of_states_and_reasons_are_documented() {
     use ExitReason::{
         Aborted, ClientLost, Exited, GpuLost, HostReboot, Interrupted, OomKilled, Signalled, StartFailed, Stopped,
-        SupervisorLost,
+        SupervisorLost, Timeout,
     };
     let states = [
         RunState::Submitted,
         RunState::Pulling,
         RunState::Creating,
         RunState::Running,
+        RunState::Paused,
         RunState::Saving,
         RunState::Done,
         RunState::Failed,
@@ -140,6 +153,7 @@ fn the_words_of_states_and_reasons_are_documented() {
     ];
     let reasons = [
         Exited,
+        Timeout,
         Signalled,
         OomKilled,
         GpuLost,
@@ -243,4 +257,47 @@ fn the_keys_of_the_disk_and_of_prunings_are_documented() {
         assert_eq!(keys(&pruned["images"][0]), BTreeSet::from(["digest".to_owned(), "name".to_owned()]));
         assert_eq!(pruned["images"][0]["name"], "app");
     }
+}
+
+#[test]
+fn the_types_of_events_are_documented() {
+    let all = [
+        Happening::PullLayer { digest: Digest::sha256(b""), size_bytes: 1, existed: true },
+        Happening::PullDone { image: String::new(), manifest: Digest::sha256(b"") },
+        Happening::Created,
+        Happening::Started { pid: 1 },
+        Happening::Oom { oom_kills: 1, victim: Some(Victim { pid: 1, command: String::new() }) },
+        Happening::Health { status: String::new() },
+        Happening::Signal { signal: 1 },
+        Happening::Restarting { restarts: 1, exit_code: 1 },
+        Happening::Exited { exit: Box::new(Exit::new(0, ExitReason::Exited)) },
+        Happening::ArtifactsSaved { files: 1, size_bytes: ByteSize(1) },
+        Happening::Cleaned,
+    ];
+    let text = documentation();
+    let section = text.split_once("\n## Events\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let rows: BTreeSet<&str> = section
+        .split_once("\n| type | further")
+        .unwrap()
+        .1
+        .lines()
+        .skip(2)
+        .filter(|line| line.starts_with('|'))
+        .collect();
+    let mut types = BTreeSet::new();
+    for happening in all {
+        let is_exit = matches!(happening, Happening::Exited { .. });
+        let value = serde_json::to_value(happening).unwrap();
+        let kind = value["type"].as_str().unwrap();
+        let row = rows.iter().find(|row| row.starts_with(&format!("| `{kind}` |"))).unwrap();
+        for key in keys(&value) {
+            assert!(key == "type" || is_exit || row.contains(&format!("`{key}`")), "{kind}: {key}");
+        }
+        types.insert(kind.to_owned());
+    }
+    assert_eq!(types.len(), rows.len());
+    let run = "run".parse().unwrap();
+    let line =
+        FeedLine { schema: 1, seq: 1, time: String::new(), run, id: String::new(), happening: Happening::Created };
+    assert_eq!(keys(&serde_json::to_value(line).unwrap()), documented("## Events").0);
 }

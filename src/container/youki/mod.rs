@@ -24,6 +24,13 @@ use super::exec::{Report, Reporter, StartFailure, Workload};
 use super::init::stay_as_init;
 use crate::sys;
 
+/// How readily the kernel kills this process when memory is short (`proc_pid_oom_score_adj(5)`).
+const OWN_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Why init may end before it has started the workload.
+const ENDED_EARLY: &str = "its first process ended before the workload was started: a seccomp profile that forbids what starting \
+                           takes, or a `--ulimit` that leaves too little for it, may be the cause";
+
 /// Standard streams of the container's init.
 #[derive(Debug)]
 pub enum Stdio {
@@ -121,17 +128,24 @@ impl Container<Created> {
             }
             Stdio::Console(path) => builder.with_console_socket(Some(path)),
         };
+        // libcontainer gives the container's score to this process first, which then would be killed as readily.
+        let score = std::fs::read(OWN_SCORE);
         let built = builder
             .with_root_path(state_root)
             .and_then(ContainerBuilder::validate_id)
             .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
         drop(report);
+        if let Ok(score) = score {
+            // Nobody may forbid it: it was ours before.
+            let _ = std::fs::write(OWN_SCORE, score);
+        }
         let inner = match built {
             Ok(inner) => inner,
             Err(error) => {
                 // Init, if it got so far, has said it better than the chain of libcontainer.
                 let failure = reporter.outcome();
-                return Err(failure.map_or_else(|| runtime("create", &error), ContainerError::Start));
+                let hint = || creation_hint(&error, bundle);
+                return Err(failure.map_or_else(|| with_hint(runtime("create", &error), hint), ContainerError::Start));
             }
         };
         let Some(pid) = inner.pid() else {
@@ -182,6 +196,34 @@ impl Container<Running> {
 pub fn remove_state(state_root: &Path, id: &str) -> std::io::Result<()> {
     match std::fs::remove_dir_all(state_root.join(id)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// What libcontainer does not say about a failed creation.
+fn creation_hint(error: &(dyn std::error::Error + 'static), bundle: &Path) -> Option<String> {
+    let reason = crate::words::describe(error);
+    // Init was killed, or could not even say what it failed at.
+    if reason.contains("BrokenChannel") {
+        return Some(format!("\nhint: {ENDED_EARLY}"));
+    }
+    if !reason.contains("sysctl") && !reason.contains("subpath in procfs") {
+        return None;
+    }
+    // Kernel parameters are set by init without a word about which one failed.
+    let spec = Spec::load(bundle.join("config.json")).ok()?;
+    let sysctls = spec.linux().as_ref()?.sysctl().as_ref()?;
+    let mut names: Vec<String> = sysctls.keys().map(|name| format!("`{name}`")).collect();
+    names.sort();
+    let names = names.join(", ");
+    Some(format!("\nhint: `--sysctl`: one of {names} is not in the container's namespaces or does not take that value"))
+}
+
+fn with_hint(error: ContainerError, hint: impl FnOnce() -> Option<String>) -> ContainerError {
+    match error {
+        ContainerError::Runtime { operation, reason, hint: old } => {
+            ContainerError::Runtime { operation, reason, hint: hint().unwrap_or(old) }
+        }
         other => other,
     }
 }

@@ -32,6 +32,7 @@ fn engine(dir: &Path, hosts: &[String]) -> Option<Engine> {
         registry,
         bucket,
         leases: dir.join("gpus"),
+        clock: jiff::Timestamp::now,
     };
     have_root().then(|| Engine::open(settings).unwrap().0)
 }

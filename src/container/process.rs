@@ -1,0 +1,224 @@
+//! The processes of a cgroup, as `/proc` shows them.
+//!
+//! A number may be given to another process at any time, so `/proc/PID` is opened first and belongs to one process from then
+//! on; only then it is asked which cgroup it is in (`proc_pid_cgroup(5)`). All that is read is bounded: a process chooses its
+//! own name and arguments.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+
+use super::cgroup::Cgroup;
+use crate::sys::beneath::Dir;
+
+/// Longest file of `/proc` that is read; a list of cgroups or network devices is the longest.
+const MAX_BYTES: u64 = 64 << 10;
+/// Of a command line so much is kept.
+const MAX_COMMAND_BYTES: u64 = 4096;
+/// Processes that are looked at; more can hardly be read by anybody.
+const MAX_PROCESSES: usize = 32_768;
+/// What the kernel counts time in for user space (`USER_HZ`), on every architecture of ours.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// One process of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number on this machine.
+    pub pid: i32,
+    /// Its number in the container.
+    pub container_pid: i32,
+    /// The number of its parent on this machine.
+    pub parent: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// `R`, `S`, `D`, `T`, `Z`, as ps(1) has it.
+    pub state: char,
+    /// Bytes of memory that are its own or shared with others.
+    pub memory: u64,
+    /// Time on processors.
+    pub cpu: Duration,
+    /// Its arguments, as it wants them to be seen; its name in brackets when there are none.
+    pub command: String,
+}
+
+/// `/proc/PID` of a process that was in the cgroup.
+#[derive(Debug)]
+pub(super) struct ProcDir {
+    dir: Dir,
+    pid: i32,
+}
+
+impl Cgroup {
+    /// What runs in it, by number. One that ends meanwhile is left out.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let pids = self.pids().into_iter().take(MAX_PROCESSES);
+        pids.filter_map(|pid| self.open_process(pid.as_raw())?.read()).collect()
+    }
+
+    /// Opens a process by its number, if it is in this cgroup.
+    pub(super) fn open_process(&self, pid: i32) -> Option<ProcDir> {
+        let dir = Dir::open(Path::new(&format!("/proc/{pid}"))).ok()?;
+        let process = ProcDir { dir, pid };
+        let cgroups = process.text("cgroup")?;
+        self.has(Pid::from_raw(pid), &cgroups).then_some(process)
+    }
+}
+
+impl ProcDir {
+    fn bytes(&self, name: &str, max_bytes: u64) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.dir.open_file(OsStr::new(name)).ok()??;
+        file.take(max_bytes).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// A file, in which the name of a process may be anything.
+    fn text(&self, name: &str) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.bytes(name, MAX_BYTES)?).into_owned())
+    }
+
+    fn read(&self) -> Option<Process> {
+        let stat = Stat::parse(&self.text("stat")?)?;
+        let status = self.text("status")?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let numbers = |name: &str| field(name).map(str::split_whitespace);
+        let memory: u64 = numbers("VmRSS").and_then(|mut words| words.next()?.parse().ok()).unwrap_or(0);
+        let words = self.bytes("cmdline", MAX_COMMAND_BYTES).unwrap_or_default();
+        Some(Process {
+            pid: self.pid,
+            container_pid: numbers("NSpid")?.next_back()?.parse().ok()?,
+            parent: stat.parent,
+            uid: numbers("Uid")?.nth(1)?.parse().ok()?,
+            state: stat.state,
+            memory: memory.saturating_mul(1024),
+            cpu: stat.cpu,
+            command: command(&words, &stat.name),
+        })
+    }
+
+    /// Bytes received and sent by all devices but the loopback, if the process has a network of its own.
+    pub(super) fn network(&self) -> Option<(u64, u64)> {
+        let namespace = |path: &Path| std::fs::read_link(path).ok();
+        let own = rustix::fs::readlinkat(&self.dir, "ns/net", Vec::new()).ok()?;
+        let ours = namespace(Path::new("/proc/self/ns/net"))?;
+        if ours.as_os_str().as_encoded_bytes() == own.as_bytes() {
+            return None;
+        }
+        let net = self.dir.open_dir(OsStr::new("net")).ok()?;
+        let mut text = String::new();
+        net.open_file(OsStr::new("dev")).ok()??.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        Some(sum_of_devices(&text))
+    }
+
+    /// Bytes used in its `/dev/shm`, and its size.
+    pub(super) fn shm(&self) -> io::Result<(u64, u64)> {
+        // Anything else there may be as large as the disk, or never answer.
+        let is_tmpfs = self.text("mountinfo").is_some_and(|mounts| has_tmpfs(&mounts, "/dev/shm"));
+        if !is_tmpfs {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(&self.dir, "root", path, Mode::empty())?;
+        let shm = beneath(&root, "dev/shm", path)?;
+        let found = rustix::fs::fstatvfs(&shm)?;
+        Ok(((found.f_blocks.saturating_sub(found.f_bfree)) * found.f_frsize, found.f_blocks * found.f_frsize))
+    }
+}
+
+/// Whether the last mount at `place` is a tmpfs (`proc_pid_mountinfo(5)`).
+fn has_tmpfs(mountinfo: &str, place: &str) -> bool {
+    let at_place = |line: &&str| line.split(' ').nth(4) == Some(place);
+    let kind = |line: &str| Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned());
+    mountinfo.lines().rfind(at_place).and_then(kind).as_deref() == Some("tmpfs")
+}
+
+/// Opens something below a root that the container may have filled with links: none is followed.
+fn beneath(root: impl AsFd, path: &str, flags: OFlags) -> io::Result<File> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let opened: OwnedFd = openat2(root, path, flags, Mode::empty(), resolve)?;
+    Ok(opened.into())
+}
+
+/// What is of use in `/proc/PID/stat` (`proc_pid_stat(5)`).
+struct Stat {
+    name: String,
+    state: char,
+    parent: i32,
+    cpu: Duration,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        // The name stands in brackets and may have some itself.
+        let (left, right) = text.rsplit_once(')')?;
+        let name = left.split_once('(')?.1.to_owned();
+        let mut fields = right.split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let mut ticks = fields.skip(9);
+        let mut next = || ticks.next()?.parse::<u64>().ok();
+        let ticks = next()?.saturating_add(next()?);
+        Some(Self { name, state, parent, cpu: Duration::from_millis(ticks.saturating_mul(1000) / TICKS_PER_SECOND) })
+    }
+}
+
+fn command(words: &[u8], name: &str) -> String {
+    let text = String::from_utf8_lossy(words).trim_end_matches('\0').replace('\0', " ");
+    if text.is_empty() { format!("[{name}]") } else { text }
+}
+
+/// The sums of the columns of `/proc/PID/net/dev` (`proc_pid_net(5)`).
+fn sum_of_devices(text: &str) -> (u64, u64) {
+    let mut sum = (0_u64, 0_u64);
+    for line in text.lines().skip(2) {
+        let Some((device, numbers)) = line.split_once(':') else { continue };
+        if device.trim() == "lo" {
+            continue;
+        }
+        let mut numbers = numbers.split_whitespace().map(|number| number.parse().unwrap_or(0));
+        sum.0 = sum.0.saturating_add(numbers.next().unwrap_or(0));
+        sum.1 = sum.1.saturating_add(numbers.nth(7).unwrap_or(0));
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_processes_may_be_hostile() {
+        let text = "42 (a) R 1 (x)) S 7 42 42 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 99 1000 10\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.name.as_str(), stat.state, stat.parent), ("a) R 1 (x)", 'S', 7));
+        assert_eq!(stat.cpu, Duration::from_secs(2));
+        for bad in ["", "1", "1 (x", "1 (x)", "1 (x) S", "1 (x) S 1 1 1"] {
+            assert!(Stat::parse(bad).is_none(), "{bad}");
+        }
+        assert_eq!(command(b"sh\0-c\0a b\0\0", "sh"), "sh -c a b");
+        assert_eq!(command(b"", "kthread"), "[kthread]");
+    }
+
+    #[test]
+    fn what_is_mounted_last_counts() {
+        let shm = "40 30 0:50 / /dev/shm rw,nosuid - tmpfs shm rw,size=65536k\n";
+        let other = "41 40 0:51 / /dev/shm rw - fuse.sshfs x rw\n";
+        assert!(has_tmpfs(shm, "/dev/shm") && !has_tmpfs(&format!("{shm}{other}"), "/dev/shm"));
+        assert!(!has_tmpfs("40 30 0:50 / /dev/shm2 rw - tmpfs shm rw\nx\n", "/dev/shm"));
+    }
+
+    #[test]
+    fn the_loopback_does_not_count() {
+        let text = "Inter-|   Receive                    |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets\n\
+                    lo: 900 1 0 0 0 0 0 0 900 1 0 0 0 0 0 0\n  eth0: 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0\n eth1:5 0 0 0 0 0 0 0 7 0 0 0 0 0 0 0\n";
+        assert_eq!(sum_of_devices(text), (105, 27));
+        assert_eq!(sum_of_devices("garbage\n\nx: y\n"), (0, 0));
+    }
+}

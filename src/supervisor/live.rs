@@ -1,0 +1,70 @@
+//! What others may change of a run that goes on: whether it stands still, and its limits. The supervisor alone writes the
+//! record, so that all of it comes here.
+
+use crate::container::{Cgroup, LimitChange};
+use crate::image::ByteSize;
+use crate::store::{RunDir, RunRecord, RunState};
+use crate::words::describe;
+
+/// The parts of a run that change while it goes on.
+pub(super) struct LiveRun<'a> {
+    /// Where its record is.
+    pub(super) run: &'a RunDir,
+    /// What the record says.
+    pub(super) record: &'a mut RunRecord,
+    /// For the exit report.
+    pub(super) memory_limit: &'a mut Option<ByteSize>,
+    /// Its processes and their limits.
+    pub(super) cgroup: &'a Cgroup,
+}
+
+impl LiveRun<'_> {
+    /// Stops every process where it is.
+    pub(super) fn pause(&mut self) -> Result<(), String> {
+        if self.record.state == RunState::Paused {
+            return Err("it is paused already".to_owned());
+        }
+        self.cgroup.freeze().map_err(|error| describe(&error))?;
+        self.note(RunState::Paused)
+    }
+
+    /// Lets them go on.
+    pub(super) fn unpause(&mut self) -> Result<(), String> {
+        if self.record.state != RunState::Paused {
+            return Err("it is not paused".to_owned());
+        }
+        self.cgroup.thaw();
+        self.note(RunState::Running)
+    }
+
+    /// Lets a paused run go on, whoever paused it: it has been sent a signal.
+    pub(super) fn thaw(&mut self) {
+        if self.record.state == RunState::Paused {
+            self.cgroup.thaw();
+            drop(self.note(RunState::Running));
+        }
+    }
+
+    /// Lets everything go on that stands still, also in cgroups that the workload has made itself: it is to die.
+    pub(super) fn thaw_for_death(&mut self) {
+        self.thaw();
+        self.cgroup.thaw_all();
+    }
+
+    /// Changes limits: all of them, or none.
+    pub(super) fn update(&mut self, change: &LimitChange) -> Result<(), String> {
+        self.cgroup.change_limits(change).map_err(|error| describe(&error))?;
+        change.note_in(&mut self.record.limits);
+        *self.memory_limit = change.memory.map(ByteSize).or(*self.memory_limit);
+        self.write()
+    }
+
+    fn note(&mut self, state: RunState) -> Result<(), String> {
+        self.record.state = state;
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), String> {
+        self.run.write_passing_record(self.record).map_err(|error| format!("it is done, but {}", describe(&error)))
+    }
+}
