@@ -10,16 +10,19 @@ pub mod copy;
 pub mod devices;
 pub mod doctor;
 mod error;
+mod etc;
 mod exec;
 mod feed;
 mod images;
 pub mod inputs;
+mod network;
 mod places;
 pub mod ports;
 mod prepare;
 pub mod reaper;
 pub mod removal;
 pub mod resources;
+mod share;
 mod shelves;
 
 use std::collections::BTreeMap;
@@ -45,13 +48,16 @@ pub use self::exec::{EnterError, Exec, ExecWish};
 use self::feed::PullFeed;
 pub use self::images::ReadyImage;
 use self::inputs::DepRequest;
+pub use self::network::NetworkWishes;
 use self::ports::Port;
 use self::prepare::Admitted;
+pub use self::share::ShareError;
 pub use self::shelves::BucketVariables;
 use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
 pub use crate::container::{CgroupError, CgroupParent, CgroupWish, LimitChange};
 use crate::gpu::lease::{Leases, Wait};
 use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
+use crate::network::{Lease, Places};
 use crate::registry::{self, Login};
 use crate::rootfs::Choice;
 use crate::spec::{self};
@@ -132,8 +138,10 @@ pub struct RunRequest {
     pub detached: bool,
     /// SIGTERM to the tool means that the machine is being taken away.
     pub interruptible: bool,
-    /// Ports that the workload listens on.
+    /// Ports that the workload listens on, with the machine's network.
     pub ports: Vec<Port>,
+    /// What it wants of a private network.
+    pub network: NetworkWishes,
     /// What it reads and writes of earlier runs.
     pub inputs: InputsWanted,
     /// GPUs and other devices that it needs.
@@ -220,6 +228,8 @@ pub struct Settings {
     pub leases: PathBuf,
     /// Tells the time.
     pub clock: Clock,
+    /// What private networks need.
+    pub network: Places,
 }
 
 /// What tells the time: [`jiff::Timestamp::now`], unless there is a reason.
@@ -242,7 +252,7 @@ impl Engine {
         let state = |source| EngineError::State { path: settings.state.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&settings.state).map_err(state)?;
         let store = Store::open(&settings.root)?;
-        let told = sweep(&store, &settings.state, &settings.leases)?;
+        let told = sweep(&store, &settings.state, &settings.leases, &settings.network.dir)?;
         reaper::attend(&store);
         Ok((Self { store, settings }, told))
     }
@@ -287,11 +297,13 @@ impl Engine {
         if request.host_check == HostCheck::None {
             prepare::check(&request.options)?;
         }
+        share::joins(&self.store, &request.options)?;
+        network::check(&request, &self.settings)?;
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
             self.fetch_artifacts(&record).await?;
         }
         let given = self.devices(&request, observer).await;
-        let admitted = admit(&self.store, &mut request, given)?;
+        let mut admitted = admit(&self.store, &mut request, given)?;
         request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let listener = request.events.take();
@@ -302,6 +314,7 @@ impl Engine {
         let mut pulling = || prepare::record_state(&request, &admitted.record, RunState::Pulling);
         let image =
             images::ready(&self.store, &self.settings.registry, &request.image, &observer, &mut pulling).await?;
+        admitted.mounted = self.mounted_images(&request.options, &request.image, &observer).await?;
         let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
         let started = feed.hand_over(|feed| self.supervise(request, admitted, upload, &image, feed));
@@ -323,7 +336,8 @@ impl Engine {
         let mut prepared = prepare::run(&self.store, &self.settings, request, &admitted, upload, image)?;
         prepared.request.feed = FeedStart { seq: feed.seq(), has_listener: feed.listener().is_some() };
         let Admitted { given, warnings, .. } = admitted;
-        let leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
+        let mut leases = given.leases.as_ref().map(Leases::descriptors).unwrap_or_default();
+        leases.extend(prepared.lease.as_ref().and_then(Lease::descriptor));
         let lock = prepared.reservation.lock();
         let listener = feed.listener().map(AsFd::as_fd);
         let supervisor = Supervisor::start(&prepared.request, lock, &leases, listener, prepared.stdin.as_ref())?;
@@ -331,8 +345,13 @@ impl Engine {
         if let Some(leases) = given.leases {
             leases.hand_over();
         }
+        let published = prepared.lease.as_ref().and_then(|lease| network::published(lease.plan()));
+        if let Some(lease) = prepared.lease {
+            lease.hand_over();
+        }
         let warnings = [warnings, prepared.warnings].concat();
-        Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)
+        let run = Run::new(supervisor, prepared.request.record.name, warnings, prepared.notes)?;
+        Ok(Run { published, ..run })
     }
 
     /// Takes the GPUs of a run, which may take as long as others have them.
@@ -383,6 +402,7 @@ impl Engine {
         prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
+        share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
         Ok(prepare::spec(&self.store, &image, options, devices, &given, "spec")?.0)
     }
@@ -399,6 +419,7 @@ impl Engine {
         prepare::check(options)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
+        share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
         prepare::bundle(&self.store, &image, options, devices, &given, dir)
     }
@@ -410,6 +431,7 @@ pub struct Run {
     name: RunName,
     warnings: Vec<String>,
     notes: Vec<String>,
+    published: Option<String>,
     supervisor: Supervisor,
     events: Lines<BufReader<UnixStream>>,
 }
@@ -432,7 +454,7 @@ impl Run {
             UnixStream::from_std(events)
         };
         let events = BufReader::new(stream().map_err(LaunchError::Talk)?).lines();
-        Ok(Self { name, warnings, notes, supervisor, events })
+        Ok(Self { name, warnings, notes, published: None, supervisor, events })
     }
 
     /// Its name.
@@ -445,6 +467,12 @@ impl Run {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Where it is reached, in words, when ports of a private network are published.
+    #[must_use]
+    pub fn published(&self) -> Option<&str> {
+        self.published.as_deref()
     }
 
     /// What is less than usual on this machine, in words.
@@ -486,7 +514,7 @@ pub fn end_of_lost_run(engine: &Engine, run: Run) -> Result<(Option<Exit>, Vec<S
     let Run { name, supervisor, .. } = run;
     // Its lock ends with it, and no earlier.
     drop(supervisor.wait());
-    let told = sweep(&engine.store, &engine.settings.state, &engine.settings.leases)?;
+    let told = sweep(&engine.store, &engine.settings.state, &engine.settings.leases, &engine.settings.network.dir)?;
     match engine.store.run(name.as_str()) {
         Ok(run) => Ok((run.record()?.exit, told)),
         Err(StoreError::NoRun { .. }) => Ok((None, told)),

@@ -13,6 +13,7 @@
 //! | [`supervisor`] | the process that lives with a run |
 //! | [`container`] | libcontainer and cgroups |
 //! | [`gpu`] | GPUs and CDI devices |
+//! | [`network`] | a network of a container's own |
 //! | [`artifact`] | what a run leaves |
 //! | [`transport`] | images in directories and archives |
 //! | [`rootfs`] | layers and root file systems |
@@ -31,6 +32,7 @@ pub mod container;
 pub mod engine;
 pub mod gpu;
 pub mod image;
+pub mod network;
 pub mod registry;
 pub mod rootfs;
 pub mod spec;

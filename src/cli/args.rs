@@ -4,6 +4,7 @@ mod cgroups;
 mod check;
 mod control;
 mod cp;
+mod dns;
 mod doctor;
 mod events;
 mod exec;
@@ -11,6 +12,9 @@ mod gpu;
 mod kept;
 mod life;
 mod limits;
+mod mounts;
+mod namespaces;
+mod network;
 mod security;
 mod system;
 mod transport;
@@ -25,6 +29,7 @@ pub(super) use self::control::{
     ExportArgs, KillArgs, PsArgs, RenameArgs, RmArgs, RunsArgs, StatsArgs, StopArgs, TopArgs, UpdateArgs,
 };
 pub(super) use self::cp::CpArgs;
+pub(super) use self::dns::DnsArgs;
 pub(super) use self::doctor::DoctorArgs;
 pub(super) use self::events::EventsArgs;
 pub(super) use self::exec::{AttachArgs, ExecArgs, TerminalArgs};
@@ -37,6 +42,9 @@ pub(super) use self::kept::{
 };
 pub(super) use self::life::LifeArgs;
 pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
+pub(super) use self::mounts::MountArgs;
+pub(super) use self::namespaces::NamespaceArgs;
+pub(super) use self::network::{NetworkArgs, PortArgs};
 pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
@@ -96,6 +104,8 @@ pub(super) enum Command {
     Attach(AttachArgs),
     /// Show what happens to runs, as it happens.
     Events(EventsArgs),
+    /// Show where the ports of a run are reached.
+    Port(PortArgs),
     /// Stop runs, save their artifacts, and wait for their end.
     Stop(StopArgs),
     /// Send a signal to the workload of runs.
@@ -214,10 +224,11 @@ pub(super) struct ContainerArgs {
     /// User and group, by name or number.
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(super) user: Option<String>,
-    /// Mount a directory or file of the host.
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    /// Mount a directory or file of the host; options are `ro`, `noexec`, `rslave` and others.
+    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
     pub(super) volume: Vec<String>,
-    /// Mount, spelled out: `type=bind,source=…,target=…,readonly` or `type=tmpfs,target=…,tmpfs-size=…`.
+    /// Mount, spelled out: `type=bind,source=…,target=…,readonly`, `type=tmpfs,target=…,tmpfs-size=…` or
+    /// `type=image,source=IMAGE,target=…`.
     #[arg(long, value_name = "SPEC")]
     pub(super) mount: Vec<String>,
     /// Mount a tmpfs.
@@ -235,7 +246,8 @@ pub(super) struct ContainerArgs {
     /// Size of /dev/shm [default: 64m].
     #[arg(long, value_name = "SIZE")]
     pub(super) shm_size: Option<String>,
-    /// `host`: the machine's network. `none`: only a loopback interface.
+    /// `host`: the machine's network. `none`: only a loopback interface. `private`: an address on a bridge, and a way
+    /// out. `container:RUN`: that of another run.
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "host")]
     pub(super) network: String,
     /// Host name in the container.
@@ -248,6 +260,12 @@ pub(super) struct ContainerArgs {
     pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) security: SecurityArgs,
+    #[command(flatten)]
+    pub(super) mounts: MountArgs,
+    #[command(flatten)]
+    pub(super) namespaces: NamespaceArgs,
+    #[command(flatten)]
+    pub(super) dns: DnsArgs,
     #[command(flatten)]
     pub(super) devices: DeviceArgs,
 }
@@ -266,6 +284,8 @@ pub(super) struct RunArgs {
     pub(super) lease: LeaseArgs,
     #[command(flatten)]
     pub(super) cgroups: CgroupArgs,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
     #[command(flatten)]
     pub(super) image: ImageArgs,
     /// Root file system: `overlay` mounts the layers, `copy` copies them, `auto` copies where overlay cannot be mounted.

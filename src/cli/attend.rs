@@ -53,7 +53,7 @@ pub(super) async fn start(
     };
     drop(observer);
     introduce(&run, printer, ending.stops && !detached);
-    if let Some(line) = listening {
+    if let Some(line) = run.published().map(ToOwned::to_owned).or(listening) {
         printer.say(&line);
     }
     let way = loop {

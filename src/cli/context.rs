@@ -10,6 +10,7 @@ use super::printer::Printer;
 use crate::artifact::ArtifactStoreUrl;
 use crate::engine::devices::LEASE_DIR;
 use crate::engine::{BucketVariables, Engine, Settings};
+use crate::network::{NETWORK_DIR, Places, TOOL_DIRS};
 use crate::registry::{self, Secret};
 use crate::spec::MAX_ID;
 use crate::store::Store;
@@ -46,6 +47,7 @@ impl Context {
             bucket: BucketVariables::new(aws_variables()),
             leases: lease_dir(),
             clock: jiff::Timestamp::now,
+            network: network_places(),
         }
     }
 
@@ -86,6 +88,17 @@ pub(super) fn setting(name: &str) -> Option<String> {
 pub(super) fn lease_dir() -> PathBuf {
     // The supervisor works in another directory.
     setting("DOCKLESS_GPU_LEASES").map_or_else(|| LEASE_DIR.into(), |dir| absolute(Path::new(&dir)))
+}
+
+/// What private networks need: fixed places first, so that what is in PATH does not come before the distribution's.
+fn network_places() -> Places {
+    let path = setting("PATH").unwrap_or_default();
+    let tools = match setting("DOCKLESS_NETWORK_TOOLS") {
+        Some(dirs) => dirs.split(':').map(PathBuf::from).collect(),
+        None => TOOL_DIRS.into_iter().chain(path.split(':')).map(PathBuf::from).collect::<Vec<_>>(),
+    };
+    let dir = setting("DOCKLESS_NETWORK").map_or_else(|| NETWORK_DIR.into(), |dir| absolute(Path::new(&dir)));
+    Places { dir, tools: tools.into_iter().filter(|dir| dir.is_absolute()).collect() }
 }
 
 /// What tells how buckets are reached.

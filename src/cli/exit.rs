@@ -18,6 +18,7 @@ use crate::engine::removal::RemovalError;
 use crate::engine::{CgroupError, EngineError, EnterError};
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
 use crate::image::{PlatformError, ReferenceError, SourceError};
+use crate::network::NetworkError;
 use crate::spec::SpecError;
 use crate::store::{RunNameError, SecretNameError, SecretValueError, StoreError, TagNameError};
 use crate::transport::TransportError;
@@ -48,6 +49,9 @@ pub(super) enum CliError {
     /// The machine cannot be looked at.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
+    /// Malformed wishes for a private network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Arguments that parse but make no sense.
     #[error("{0}")]
     Usage(String),
@@ -147,6 +151,7 @@ impl CliError {
             | Self::SecretValue(_)
             | Self::GpuRequest(_)
             | Self::Discover(_)
+            | Self::Network(_)
             | Self::DeviceFlag(_)
             | Self::Write { .. }
             | Self::Read { .. }

@@ -26,6 +26,7 @@ mod load;
 mod logs;
 mod names;
 mod options;
+mod port;
 mod printer;
 mod prune;
 mod ps;
@@ -103,6 +104,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Doctor(args) => doctor::show(&context, &args),
         Command::Events(args) => events::show(&context, &args),
         Command::Cp(args) => cp::copy(&context, &args),
+        Command::Port(args) => port::port(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
         Command::Exec(args) => exec::exec(&context, *args),
         Command::Attach(args) => attach::attach(&context, &args),

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use super::args::ContainerArgs;
+use super::args::{ContainerArgs, MountArgs, NamespaceArgs};
 use super::context::{current_dir, variable};
 use super::exit::CliError;
 use super::limits::{annotations, resources, security};
 use crate::artifact::{ArtifactPath, Declared, overlap};
 use crate::image::ByteSize;
-use crate::spec::{EnvSetting, MountSetting, Options, SpecError, parse_env_file};
+use crate::spec::{
+    EnvSetting, MountSetting, NameLookup, Namespaces, Options, OwnOrHost, SpecError, check_user_namespace,
+    parse_env_file,
+};
 use crate::workflow::overrides;
 
 /// Checks every flag before anything is fetched.
@@ -23,7 +26,11 @@ pub(super) fn options(args: &ContainerArgs, command: Vec<String>) -> Result<Opti
         cpus: args.cpus.as_deref().map(str::parse).transpose()?,
         memory: args.memory.as_deref().map(str::parse).transpose()?,
         network: args.network.parse()?,
+        namespaces: namespaces(&args.namespaces)?,
+        domainname: args.dns.domainname.as_deref().map(str::parse).transpose()?,
+        lookup: NameLookup::parse(&args.dns.add_host, &args.dns.dns, &args.dns.dns_search, &args.dns.dns_option)?,
         read_only: args.read_only,
+        read_only_tmpfs: read_only_tmpfs(&args.mounts, args.read_only)?,
         env: env(&args.env_file, &args.env)?,
         mounts: mounts(args, &here)?,
         resources: resources(&args.limits)?,
@@ -32,10 +39,47 @@ pub(super) fn options(args: &ContainerArgs, command: Vec<String>) -> Result<Opti
         ..Options::default()
     };
     if let Some(size) = &args.shm_size {
+        if !options.namespaces.ipc.has_own_shm() {
+            let mode = args.namespaces.ipc.as_deref().unwrap_or_default();
+            let why = "/dev/shm is not the container's own";
+            return Err(SpecError::Conflict(format!("--shm-size {size}"), format!("--ipc {mode}"), why).into());
+        }
         options.shm_size =
             ByteSize::from_docker(size).map_err(|error| CliError::Usage(format!("`--shm-size`: {error}")))?;
     }
     Ok(options)
+}
+
+/// What the container has to itself.
+fn namespaces(args: &NamespaceArgs) -> Result<Namespaces, SpecError> {
+    let text = |mode: &Option<String>| mode.clone().unwrap_or_default();
+    check_user_namespace(&text(&args.userns))?;
+    for (flag, maps) in [("--uidmap", &args.uidmap), ("--gidmap", &args.gidmap)] {
+        if let Some(map) = maps.first() {
+            return Err(SpecError::UserMapping(format!("{flag} {map}")));
+        }
+    }
+    Ok(Namespaces {
+        ipc: text(&args.ipc).parse()?,
+        pid: text(&args.pid).parse()?,
+        uts: OwnOrHost::parse("--uts", &text(&args.uts))?,
+        cgroup: OwnOrHost::parse("--cgroupns", &text(&args.cgroupns))?,
+    })
+}
+
+fn read_only_tmpfs(args: &MountArgs, read_only: bool) -> Result<bool, CliError> {
+    if let Some(from) = args.volumes_from.first() {
+        let hint = "hint: give both runs the same `-v DIRECTORY:TARGET`, or `--mount type=image,…`";
+        return Err(CliError::Usage(format!(
+            "`--volumes-from {from}` is not supported: runs have no volumes of their own\n{hint}"
+        )));
+    }
+    match args.read_only_tmpfs {
+        Some(true) if !read_only => {
+            Err(CliError::Usage("`--read-only-tmpfs` means nothing without `--read-only`".to_owned()))
+        }
+        wanted => Ok(wanted == Some(true)),
+    }
 }
 
 /// One word, as docker has it; an empty one takes the image's entrypoint away.

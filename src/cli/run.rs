@@ -15,6 +15,7 @@ use super::life::{IdFile, conduct, events};
 use super::limits::labels;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
+use super::port::network_wishes;
 use super::printer::{Printer, print_json};
 use super::terminal::{Shown, check_input, own_size, relay_stdin};
 use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
@@ -38,6 +39,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
     let cgroups = cgroups(&args.cgroups, printer)?;
+    let network = network_wishes(&args.network, &options.network)?;
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
@@ -65,6 +67,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
+        network,
         devices,
         inputs: InputsWanted::default(),
         host_check: HostCheck::None,

@@ -26,7 +26,7 @@ pub(super) fn admit(
     prepare::check_cgroup(request)?;
     let mut warnings = Vec::new();
     let (given, missing) = given_or_missing(request.host_check, given)?;
-    if request.options.network == Network::Host {
+    if matches!(request.options.network, Network::Host) {
         warnings.extend(ports::warnings(&request.ports));
         insist_or_warn(request.host_check, &mut warnings, ports::check_free(&request.ports), PortError::to_string)?;
     }
@@ -52,7 +52,7 @@ pub(super) fn admit(
     }
     let record = prepare::submit(request, given.recorded(request.devices.shared), deps, caches)?;
     let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), Inputs::mounts)?;
-    Ok(Admitted { record, given, mounts, warnings })
+    Ok(Admitted { record, given, mounted: Vec::new(), mounts, warnings })
 }
 
 /// GPUs that cannot be had are one line of several where other resources are checked too; elsewhere they are the error.

@@ -60,7 +60,7 @@ impl Engine {
     /// How a run ended whose supervisor is gone; `None` when nothing tells it any more.
     pub fn end_of(&self, run: &RunDir) -> Result<Option<Exit>, EngineError> {
         // Its supervisor may have been killed.
-        sweep(&self.store, &self.settings.state, &self.settings.leases)?;
+        sweep(&self.store, &self.settings.state, &self.settings.leases, &self.settings.network.dir)?;
         match run.record() {
             Ok(record) => Ok(record.exit),
             Err(StoreError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),

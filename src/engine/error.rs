@@ -10,9 +10,11 @@ use super::inputs::InputError;
 use super::ports::PortError;
 use super::removal::RemovalError;
 use super::resources::Unmet;
+use super::share::ShareError;
 use crate::artifact::{ArtifactError, RemoteError};
 use crate::container::{CgroupError, HostError};
 use crate::image::Platform;
+use crate::network::NetworkError;
 use crate::registry::RegistryError;
 use crate::rootfs::RootfsError;
 use crate::spec::SpecError;
@@ -76,12 +78,18 @@ pub enum EngineError {
     /// The machine cannot give what was asked for.
     #[error(transparent)]
     Unmet(#[from] Unmet),
+    /// Another run's namespace cannot be had.
+    #[error(transparent)]
+    Share(Box<ShareError>),
     /// An earlier run does not give what is wanted of it.
     #[error(transparent)]
     Input(#[from] InputError),
     /// The devices cannot be had.
     #[error(transparent)]
     Device(Box<DeviceError>),
+    /// A private network cannot be had.
+    #[error(transparent)]
+    Network(Box<NetworkError>),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -146,6 +154,18 @@ pub enum EngineError {
 impl From<TransportError> for EngineError {
     fn from(error: TransportError) -> Self {
         Self::Transport(Box::new(error))
+    }
+}
+
+impl From<ShareError> for EngineError {
+    fn from(error: ShareError) -> Self {
+        Self::Share(Box::new(error))
+    }
+}
+
+impl From<NetworkError> for EngineError {
+    fn from(error: NetworkError) -> Self {
+        Self::Network(Box::new(error))
     }
 }
 

@@ -120,7 +120,7 @@ pub fn check_free(ports: &[Port]) -> Result<(), PortError> {
         match listen(port) {
             Ok(()) => {}
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                return Err(PortError::InUse { port, holder: holder(port, Path::new("/proc")) });
+                return Err(PortError::InUse { port, holder: holder_of(port) });
             }
             Err(source) => return Err(PortError::Bind { port, source }),
         }
@@ -177,6 +177,11 @@ fn listen(port: u16) -> io::Result<()> {
 
 /// Who listens on the port, as far as `/proc` lets it be known: the socket's inode is in `net/tcp`, and a link to it
 /// among the descriptors of its process (`proc_pid_net(5)`, `proc_pid_fd(5)`).
+pub(super) fn holder_of(port: u16) -> Option<Holder> {
+    holder(port, Path::new("/proc"))
+}
+
+/// The same with another `/proc`.
 fn holder(port: u16, proc: &Path) -> Option<Holder> {
     let sockets: Vec<String> = ["net/tcp", "net/tcp6"]
         .iter()

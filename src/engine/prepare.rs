@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use super::devices::{self, Brought, Devices, Given};
 use super::inputs::{InputMount, hidden};
 use super::places::directory;
-use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings};
-use crate::artifact::{UploadRequest, prepare_remote};
-use crate::container::{Cgroup, boot_id, host_devices, host_facts};
+use super::{EngineError, Origin, ReadyImage, RunRequest, STEP_FILE, Settings, etc, network, share};
+use crate::artifact::{self, UploadRequest, prepare_remote};
+use crate::container::{Cgroup, CgroupError, boot_id, host_devices, host_facts};
+use crate::network::Lease;
 use crate::rootfs::{self, Layers, RootEdits, View};
-use crate::spec::{self, Dialect, ImageFiles, MAX_IDENTITY_FILE_BYTES, MountSetting, Network, Options, Paths};
+use crate::spec::{
+    self, Dialect, Hostname, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Options, Paths, PidMode,
+};
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
 use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, TerminalWish, Volume};
@@ -22,6 +25,8 @@ pub(super) struct Admitted {
     pub(super) record: RunRecord,
     /// Its GPUs.
     pub(super) given: Given,
+    /// The images that are mounted beside its own, in order.
+    pub(super) mounted: Vec<ReadyImage>,
     /// What it gets of earlier runs.
     pub(super) mounts: Vec<InputMount>,
     /// What was not there and not insisted on, in words.
@@ -33,6 +38,8 @@ pub(super) struct Prepared {
     pub(super) request: Request,
     pub(super) reservation: Reservation,
     pub(super) stdin: Option<OwnedFd>,
+    /// Its address.
+    pub(super) lease: Option<Lease>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
 }
@@ -66,6 +73,9 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
 /// Refuses a place for the run's cgroup that cannot be had, and limits that would not be kept there.
 pub(super) fn check_cgroup(request: &RunRequest) -> Result<(), EngineError> {
     let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
+    if !cgroup.mode().makes_one() && request.options.namespaces.pid != PidMode::Private {
+        return Err(CgroupError::SharedProcesses(cgroup.mode()).into());
+    }
     let host = host_facts(&cgroup, Dialect::Libcontainer)?;
     Ok(cgroup.check_limits(&spec::limits(&request.options, &host)?)?)
 }
@@ -90,11 +100,13 @@ fn record(
         image: request.image.reference.clone(),
         manifest: None,
         layers: Vec::new(),
+        mounted: Vec::new(),
+        ipc: (options.namespaces.ipc == IpcMode::Shareable).then(|| share::SHAREABLE.to_owned()),
         command: Vec::new(),
         limits: Limits {
             cpus: options.cpus.map(spec::Cpus::as_f64),
             memory: options.memory.map(spec::MemoryLimit::size),
-            shm_size: Some(options.shm_size),
+            shm_size: options.namespaces.ipc.has_own_shm().then_some(options.shm_size),
         },
         gpus,
         detached: request.detached,
@@ -102,6 +114,7 @@ fn record(
         interactive: request.interactive,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
+        network: None,
         artifact_store: request
             .artifact_store
             .as_ref()
@@ -149,10 +162,10 @@ pub(super) fn run(
 ) -> Result<Prepared, EngineError> {
     // A failure drops the reservation, which removes the directory.
     match fill(store, settings, &request, admitted, upload, image) {
-        Ok((supervised, Words { mut warnings, notes })) => {
+        Ok((supervised, lease, Words { mut warnings, notes })) => {
             warnings.extend(hidden_directories(store, &request, &admitted.mounts, image)?);
             let RunRequest { reservation, stdin, .. } = request;
-            Ok(Prepared { request: supervised, reservation, stdin, warnings, notes })
+            Ok(Prepared { request: supervised, reservation, stdin, lease, warnings, notes })
         }
         Err(error) => {
             // Only what this run has made: an earlier one of that name may have left artifacts.
@@ -171,7 +184,7 @@ fn fill(
     admitted: &Admitted,
     upload: Option<UploadRequest>,
     image: &ReadyImage,
-) -> Result<(Request, Words), EngineError> {
+) -> Result<(Request, Option<Lease>, Words), EngineError> {
     let (name, dir) = (request.reservation.name(), request.reservation.dir());
     let (given, record) = (&admitted.given, admitted.record.clone());
     let mut options = request.options.clone();
@@ -180,13 +193,10 @@ fn fill(
         Some(local) => local.prepare(name, dir.path(), &request.artifacts)?,
         None => prepare_remote(name, dir.path(), &request.artifacts)?,
     };
-    for artifact in &artifacts {
-        options.mounts.push(MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)?);
-    }
-    if !request.conduct.steps.is_empty() {
-        options.mounts.push(step_mount(dir)?);
-    }
-    options.default_hostname = name.as_str().parse().ok();
+    options.mounts.extend(own_mounts(request, dir, &artifacts)?);
+    let network_of = share::network_of(store, &options)?;
+    options.default_hostname = default_hostname(network_of.as_ref(), name)?;
+    let surroundings = share::surroundings(store, &options, &admitted.mounted)?;
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
     let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id)?;
@@ -194,14 +204,19 @@ fn fill(
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
     let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
     cgroup.adapt(&mut built.spec);
-    write_etc(&etc, &built.hostname, options.network)?;
+    let lease = network::lease(request, settings, &record.id, &image.image.config.exposed_ports)?;
+    let plan = lease.as_ref().map(Lease::plan);
+    etc::write(&etc, &built.hostname, &options, network_of.as_ref(), plan)?;
     write_spec(&dir.config(), &built)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
         manifest: Some(image.image.manifest_digest.clone()),
         layers: image.layers.clone(),
+        mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
+        network: plan.map(network::recorded),
+        ports: plan.map_or(record.ports, |plan| plan.ports.iter().map(ToString::to_string).collect()),
         ..record
     };
     dir.write_passing_record(&record)?;
@@ -219,7 +234,9 @@ fn fill(
         root_edits: brought.root,
         leases: lease_files(settings, request, given),
         gpu_watch: given.watch(&request.devices),
-        own_network: options.network == Network::None,
+        own_network: options.network.is_own(),
+        network: plan.cloned(),
+        surroundings,
         stop_signal: built.stop_signal.number(),
         memory_limit: options.memory.map(spec::MemoryLimit::size),
         artifact_store: local.map_or_else(|| store.artifacts(), |local| local.directory().to_owned()),
@@ -232,9 +249,30 @@ fn fill(
         conduct: request.conduct.clone(),
         feed: FeedStart::default(),
     };
-    let words =
-        Words { warnings: [brought.warnings, built.warnings].concat(), notes: [brought.notes, built.notes].concat() };
-    Ok((supervised, words))
+    let of_network = plan.map(network::warnings).unwrap_or_default();
+    let warnings = [brought.warnings, built.warnings, of_network].concat();
+    Ok((supervised, lease, Words { warnings, notes: [brought.notes, built.notes].concat() }))
+}
+
+/// The host name when none is asked for: that of the run whose network is shared, else the run's own.
+fn default_hostname(network_of: Option<&RunDir>, name: &RunName) -> Result<Option<Hostname>, EngineError> {
+    Ok(match network_of {
+        Some(run) => share::etc_of(run, "hostname")?.trim().parse().ok(),
+        None => name.as_str().parse().ok(),
+    })
+}
+
+/// Artifacts, and the file that a workflow's shell writes.
+fn own_mounts(
+    request: &RunRequest,
+    dir: &RunDir,
+    artifacts: &[artifact::Prepared],
+) -> Result<Vec<MountSetting>, EngineError> {
+    let mount = |artifact: &artifact::Prepared| {
+        MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path).map_err(EngineError::from)
+    };
+    let steps = (!request.conduct.steps.is_empty()).then(|| step_mount(dir));
+    artifacts.iter().map(mount).chain(steps).collect()
 }
 
 /// The locks of the run's GPUs, as its supervisor gets them.
@@ -255,6 +293,8 @@ fn paths(dir: &RunDir, etc: &Path, cgroup: &Cgroup) -> Paths {
         hosts: Some(etc.join("hosts")),
         hostname: Some(etc.join("hostname")),
         volumes: dir.path().join("volumes"),
+        joined: dir.path().join("joined"),
+        images: dir.path().join("images"),
     }
 }
 
@@ -333,6 +373,8 @@ pub(super) fn spec(
         hosts: None,
         hostname: None,
         volumes: PathBuf::from("volumes"),
+        joined: PathBuf::from("joined"),
+        images: PathBuf::from("images"),
     };
     let mut built = build(store, image, &options, &paths, Dialect::Standard)?;
     built.warnings.splice(0..0, brought.warnings);
@@ -405,26 +447,6 @@ fn make_sources(mounts: &[MountSetting]) -> Result<(), EngineError> {
                 .map_err(|source| EngineError::Write { path: bind.source().to_owned(), source })?,
             (false, false) => return Err(EngineError::NoMountSource { path: bind.source().to_owned() }),
         }
-    }
-    Ok(())
-}
-
-/// The files that are bound over those of the image.
-fn write_etc(etc: &Path, hostname: &str, network: Network) -> Result<(), EngineError> {
-    let write = |path: &Path, source| EngineError::Write { path: path.to_owned(), source };
-    fs::DirBuilder::new().mode(0o755).create(etc).map_err(|source| write(etc, source))?;
-    let hosts = match network {
-        Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        Network::None => format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
-    };
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
-        let path = etc.join(name);
-        // Readable for the container's user whatever our umask is.
-        let mode = fs::Permissions::from_mode(0o644);
-        fs::write(&path, text)
-            .and_then(|()| fs::set_permissions(&path, mode))
-            .map_err(|source| write(&path, source))?;
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// Directories that hold data apart from the image.
     pub volumes: Vec<String>,
+    /// Ports that it listens on, as it says: `80/tcp`.
+    pub exposed_ports: Vec<String>,
     /// Signal that asks the workload to stop.
     pub stop_signal: Option<String>,
     /// Labels; data only.
@@ -75,6 +77,8 @@ impl ImageConfig {
         labels.sort();
         let mut volumes = config.volumes().clone().unwrap_or_default();
         volumes.sort();
+        let mut exposed_ports = config.exposed_ports().clone().unwrap_or_default();
+        exposed_ports.sort();
         Ok(Self {
             entrypoint: config.entrypoint().clone().unwrap_or_default(),
             cmd: config.cmd().clone().unwrap_or_default(),
@@ -82,6 +86,7 @@ impl ImageConfig {
             user: config.user().clone().unwrap_or_default(),
             working_dir: config.working_dir().clone().unwrap_or_default(),
             volumes,
+            exposed_ports,
             stop_signal: config.stop_signal().clone().filter(|signal| !signal.is_empty()),
             labels,
             diff_ids,
@@ -122,6 +127,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.cmd, ["sh"]);
         assert_eq!(config.volumes, ["/data"]);
+        assert_eq!(config.exposed_ports, ["80/tcp"]);
         assert_eq!(config.labels[0].0, "a");
         assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
         assert_eq!(config.diff_ids.len(), 1);

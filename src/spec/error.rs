@@ -175,8 +175,56 @@ pub enum SpecError {
     )]
     Hostname(String),
     /// Not a network mode.
-    #[error("network `{0}` is not supported yet, expected `host` or `none`")]
+    #[error("network `{0}` is not supported, expected `host`, `none`, `private` or `container:RUN`")]
     Network(String),
+    /// Not a mode of a namespace.
+    #[error("`{flag} {text}` is unknown, expected {expected}")]
+    Mode {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        text: String,
+        /// The ones that there are.
+        expected: &'static str,
+    },
+    /// A container's users cannot be others than the machine's.
+    #[error(
+        "`{0}` is not supported yet: the files of an image would belong to users that the container does not have\nhint: `--user` runs the workload as another user, `--userns host` is what there is"
+    )]
+    UserMapping(String),
+    /// Two settings that cannot both be.
+    #[error("`{0}` and `{1}` exclude each other: {2}")]
+    Conflict(String, String, &'static str),
+    /// A flag about looking names up.
+    #[error("`{flag} {}`: expected {expected}", .text.escape_debug())]
+    Lookup {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        text: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A container that cannot reach the machine it runs on.
+    #[error(
+        "`--add-host {name}:host-gateway`: with `--network {network}` no way leads to this machine\nhint: give an address"
+    )]
+    NoGateway {
+        /// The name.
+        name: String,
+        /// The network.
+        network: String,
+    },
+    /// The kernel cannot do what a mount needs.
+    #[error("the mount at `{}` cannot have propagation `{propagation}`: this kernel is {}.{}, expected 5.15 or newer", .destination.display(), .kernel.0, .kernel.1)]
+    PropagationKernel {
+        /// Where.
+        destination: PathBuf,
+        /// What was asked for.
+        propagation: &'static str,
+        /// What there is.
+        kernel: (u32, u32),
+    },
     /// Not a signal.
     #[error("signal `{0}` is unknown, expected a name like `SIGTERM`, `TERM`, `SIGRTMIN+3`, or a number from 1 to 64")]
     Signal(String),
@@ -249,6 +297,9 @@ pub enum MountProblem {
     /// A key that is required.
     #[error("`{0}` is missing")]
     Missing(&'static str),
+    /// A source of `type=image` that is not the name of an image.
+    #[error("the image `{0}` is malformed, expected a name like `debian:12` or `host/name@sha256:…`")]
+    Image(String),
     /// Quotes that do not pair.
     #[error("a quote is not closed, or stands inside a field")]
     Quotes,

@@ -36,5 +36,7 @@ pub(super) fn paths() -> Paths {
         hosts: Some("/run/hosts".into()),
         hostname: Some("/run/hostname".into()),
         volumes: "/run/volumes".into(),
+        joined: "/run/joined".into(),
+        images: "/run/images".into(),
     }
 }

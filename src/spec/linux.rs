@@ -1,6 +1,7 @@
 //! The Linux part: namespaces, cgroup, filter, masked and read-only paths, sysctls.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
@@ -8,9 +9,10 @@ use oci_spec::runtime::{
 };
 
 use super::error::SpecError;
+use super::namespaces::{IpcMode, OwnOrHost, PidMode, Shared};
 use super::security::SeccompChoice;
 use super::sysctl::Sysctl;
-use super::{CgroupVersion, HostFacts, Network, Options, Paths, edits, resources, seccomp};
+use super::{CgroupVersion, HostFacts, Network, Options, Paths, edits, mounts, resources, seccomp};
 
 /// Docker's list: what tells about, or reaches, the machine itself.
 const MASKED: [&str; 12] = [
@@ -41,13 +43,14 @@ pub(super) fn linux(
     capabilities: &HashSet<Capability>,
 ) -> Result<Linux, SpecError> {
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(options.network)?)
+        .namespaces(namespaces(options, &paths.joined)?)
         .resources(resources::resources(options, host)?)
         .cgroups_path(paths.cgroup.as_str())
         .masked_paths(masked_paths(options, host))
         .readonly_paths(read_only_paths(options, host))
-        // Docker's binds are `rprivate`; libcontainer ignores that option of a mount, but takes this one for all.
-        .rootfs_propagation("private")
+        // Docker's binds are `rprivate`; libcontainer ignores that option of a mount, but takes this one for all. What is
+        // to be otherwise becomes so between creation and start.
+        .rootfs_propagation(mounts::root_propagation(options, host.dialect))
         .build()?;
     if !options.edits.devices.is_empty() {
         linux.set_devices(Some(edits::devices(&options.edits)?));
@@ -73,21 +76,43 @@ fn filter(
 /// The user's win over docker's.
 fn sysctls(options: &Options) -> Option<HashMap<String, String>> {
     let dockers = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let dockers = dockers.into_iter().filter(|_| options.network == Network::None);
+    let dockers = dockers.into_iter().filter(|_| options.network.is_own());
     let sysctls: HashMap<_, _> = dockers.chain(options.security.sysctls.iter().map(Sysctl::pair)).collect();
     (!sysctls.is_empty()).then_some(sysctls)
 }
 
-fn namespaces(network: Network) -> Result<Vec<LinuxNamespace>, OciSpecError> {
-    let always = [
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-        LinuxNamespaceType::Cgroup,
-    ];
-    let own_network = (network == Network::None).then_some(LinuxNamespaceType::Network);
-    always.into_iter().chain(own_network).map(|kind| LinuxNamespaceBuilder::default().typ(kind).build()).collect()
+/// A kind that is not in the list is the machine's.
+fn namespaces(options: &Options, joined: &Path) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let own = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
+    let of_run = |kind, shared| LinuxNamespaceBuilder::default().typ(kind).path(joined_path(joined, shared)).build();
+    let modes = &options.namespaces;
+    let mut list = vec![own(LinuxNamespaceType::Mount)?];
+    match &modes.pid {
+        PidMode::Private => list.push(own(LinuxNamespaceType::Pid)?),
+        PidMode::Run(_) => list.push(of_run(LinuxNamespaceType::Pid, Shared::Pid)?),
+        PidMode::Host => {}
+    }
+    match &modes.ipc {
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None => list.push(own(LinuxNamespaceType::Ipc)?),
+        IpcMode::Run(_) => list.push(of_run(LinuxNamespaceType::Ipc, Shared::Ipc)?),
+        IpcMode::Host => {}
+    }
+    match &options.network {
+        Network::None | Network::Private => list.push(own(LinuxNamespaceType::Network)?),
+        Network::Run(_) => list.push(of_run(LinuxNamespaceType::Network, Shared::Network)?),
+        Network::Host => {}
+    }
+    for (mode, kind) in [(modes.uts, LinuxNamespaceType::Uts), (modes.cgroup, LinuxNamespaceType::Cgroup)] {
+        if mode == OwnOrHost::Private {
+            list.push(own(kind)?);
+        }
+    }
+    Ok(list)
+}
+
+/// Where the supervisor puts a namespace of another run.
+pub(super) fn joined_path(joined: &Path, shared: Shared) -> std::path::PathBuf {
+    joined.join(shared.kernel_name())
 }
 
 /// The throttle counters leak what the machine computes (GHSA-6fw5-f8r9-fgfm).
@@ -126,6 +151,34 @@ mod tests {
 
     fn has_network_namespace(linux: &Linux) -> bool {
         linux.namespaces().as_ref().unwrap().iter().any(|ns| ns.typ() == LinuxNamespaceType::Network)
+    }
+
+    #[test]
+    fn namespaces_are_own_shared_or_the_machines() {
+        use super::super::namespaces::Namespaces;
+        let kinds = |namespaces: Namespaces| {
+            let linux = build(&Options { namespaces, ..Options::default() }, &fixture::host());
+            let list = linux.namespaces().clone().unwrap();
+            list.iter()
+                .map(|ns| {
+                    format!(
+                        "{}{}",
+                        ns.typ(),
+                        ns.path().as_ref().map(|path| format!("={}", path.display())).unwrap_or_default()
+                    )
+                })
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(kinds(Namespaces::default()), "mnt pid ipc uts cgroup");
+        let host = Namespaces { ipc: IpcMode::Host, pid: PidMode::Host, uts: OwnOrHost::Host, cgroup: OwnOrHost::Host };
+        assert_eq!(kinds(host), "mnt");
+        let other = Namespaces {
+            ipc: "container:a".parse().unwrap(),
+            pid: "container:b".parse().unwrap(),
+            ..Namespaces::default()
+        };
+        assert_eq!(kinds(other), "mnt pid=/run/joined/pid ipc=/run/joined/ipc uts cgroup");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! `clone` in `seccomp.rs`, cgroup v1 and propagation in `linux.rs`, `setgroups` in `user.rs`, `no_new_privs` in
 //! `process.rs`, refused mount options in `mount_flags.rs`.
 
+mod bind_options;
 mod capabilities;
 mod edits;
 mod env;
@@ -15,8 +16,11 @@ mod exec;
 mod flag_error;
 mod labels;
 mod linux;
+mod mount_fields;
 mod mount_flags;
 mod mounts;
+mod name_lookup;
+mod namespaces;
 mod network;
 mod path;
 mod process;
@@ -41,8 +45,10 @@ pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
 pub use exec::{ExecOptions, exec_process};
 pub use flag_error::FlagProblem;
 pub use labels::{label_file, pair};
-pub use mount_flags::{BindMount, MountSetting, TmpfsMount, container_path};
+pub use mount_flags::{BindMount, ImageMount, MountSetting, Propagation, TmpfsMount, container_path};
 pub use mounts::ImageVolume;
+pub use name_lookup::{ExtraHost, NameLookup};
+pub use namespaces::{IpcMode, Namespaces, OwnOrHost, PidMode, RunRef, Shared, check_user_namespace};
 pub use network::{Hostname, Network};
 pub use resources::{
     Cpus, IdList, MemoryLimit, MemorySwap, ResourceOptions, Throttle, ThrottleKind, blkio_weight, cpu_period,
@@ -84,6 +90,8 @@ pub struct Options {
     pub working_dir: Option<String>,
     /// `--hostname`.
     pub hostname: Option<Hostname>,
+    /// `--domainname`.
+    pub domainname: Option<Hostname>,
     /// The host name of a network of its own when none was asked for; the caller's name for the run.
     pub default_hostname: Option<Hostname>,
     /// `-v`, `--mount` and `--tmpfs`, in order.
@@ -104,10 +112,16 @@ pub struct Options {
     pub shm_size: ByteSize,
     /// `--network`.
     pub network: Network,
+    /// `--ipc`, `--pid`, `--uts`, `--cgroupns`.
+    pub namespaces: Namespaces,
+    /// `--add-host` and the `--dns` flags.
+    pub lookup: NameLookup,
     /// `--read-only`: the root file system cannot be written.
     pub read_only: bool,
     /// `--tty`: the workload's streams are a terminal.
     pub terminal: bool,
+    /// `--read-only-tmpfs`: with that, `/tmp`, `/var/tmp` and `/run` can, and start empty.
+    pub read_only_tmpfs: bool,
     /// What devices bring with them.
     pub edits: Edits,
 }
@@ -121,6 +135,7 @@ impl Default for Options {
             user: None,
             working_dir: None,
             hostname: None,
+            domainname: None,
             default_hostname: None,
             mounts: Vec::new(),
             cpus: None,
@@ -131,8 +146,11 @@ impl Default for Options {
             annotations: BTreeMap::new(),
             shm_size: ByteSize(64 << 20),
             network: Network::default(),
+            namespaces: Namespaces::default(),
+            lookup: NameLookup::default(),
             read_only: false,
             terminal: false,
+            read_only_tmpfs: false,
             edits: Edits::default(),
         }
     }
@@ -142,7 +160,7 @@ impl Options {
     /// Whether the machine can give what is asked for; what can be said before there is an image.
     pub fn check(&self, host: &HostFacts) -> Result<(), SpecError> {
         self.resources.check(self.cpus, self.memory, host)?;
-        self.security.check(host, self.network)
+        self.security.check(host, &self.network, &self.namespaces)
     }
 }
 
@@ -235,6 +253,10 @@ pub struct Paths {
     pub hostname: Option<PathBuf>,
     /// Directory for the image's volumes of a read-only container.
     pub volumes: PathBuf,
+    /// Directory for what is taken from other runs: namespaces by the kernel's names, and `shm`.
+    pub joined: PathBuf,
+    /// Directory for mounted images, each by its place among them.
+    pub images: PathBuf,
 }
 
 /// The specification and what the caller has to see to.
@@ -268,6 +290,7 @@ pub fn build(
     paths: &Paths,
 ) -> Result<Built, SpecError> {
     options.check(host)?;
+    check(options, host)?;
     let identity = identity(image, options, files)?;
     let working_dir = process::working_dir(image, options)?;
     let hostname = hostname(options, host);
@@ -291,10 +314,13 @@ pub fn build(
         .version(OCI_VERSION)
         .root(root)
         .process(process)
-        .hostname(hostname.as_str())
         .mounts(mounts.list)
         .linux(linux::linux(options, host, paths, &granted.set)?)
         .build()?;
+    let has_name = options.namespaces.uts == OwnOrHost::Private;
+    // The crate's default is a name of its own.
+    spec.set_hostname(has_name.then(|| hostname.clone()));
+    spec.set_domainname(options.domainname.as_ref().map(ToString::to_string));
     let annotations: std::collections::HashMap<_, _> = options.annotations.clone().into_iter().collect();
     spec.set_annotations((!annotations.is_empty()).then_some(annotations));
     spec.set_hooks(edits::hooks(&options.edits)?);
@@ -333,11 +359,36 @@ fn identity(image: &ImageConfig, options: &Options, files: &ImageFiles<'_>) -> R
 
 /// With the machine's network the machine's name, unless another was asked for.
 fn hostname(options: &Options, host: &HostFacts) -> String {
-    match (&options.hostname, options.network, &options.default_hostname) {
-        (Some(hostname), _, _) | (None, Network::None, Some(hostname)) => hostname.to_string(),
+    match (&options.hostname, &options.network, &options.default_hostname) {
+        _ if options.namespaces.uts == OwnOrHost::Host => host.hostname.clone(),
+        (Some(hostname), _, _) | (None, Network::None | Network::Private | Network::Run(_), Some(hostname)) => {
+            hostname.to_string()
+        }
         (None, Network::Host, _) => host.hostname.clone(),
-        (None, Network::None, None) => LAST_HOSTNAME.to_owned(),
+        (None, Network::None | Network::Private | Network::Run(_), None) => LAST_HOSTNAME.to_owned(),
     }
+}
+
+/// What cannot be together.
+fn check(options: &Options, host: &HostFacts) -> Result<(), SpecError> {
+    let names = [("--hostname", &options.hostname), ("--domainname", &options.domainname)];
+    let asked = names.into_iter().find_map(|(flag, name)| name.as_ref().map(|name| format!("{flag} {name}")));
+    if let Some(asked) = &asked {
+        if options.namespaces.uts == OwnOrHost::Host {
+            let why = "the name would become the machine's";
+            return Err(SpecError::Conflict(asked.clone(), "--uts host".to_owned(), why));
+        }
+        if let Network::Run(_) = options.network {
+            let why = "the name is that of the other run";
+            return Err(SpecError::Conflict(asked.clone(), format!("--network {}", options.network), why));
+        }
+    }
+    if let (Network::Run(_), Some(flag)) = (&options.network, options.lookup.first_flag()) {
+        let why = "names are looked up as in the other run";
+        return Err(SpecError::Conflict(flag.to_owned(), format!("--network {}", options.network), why));
+    }
+    options.lookup.check(&options.network)?;
+    mounts::check_propagation(options, host)
 }
 
 /// A bad signal in the image does not stop a run.

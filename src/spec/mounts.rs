@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
 
+use super::bind_options::{BindOptions, Propagation};
 use super::error::SpecError;
 use super::mount_flags::{BindMount, MountSetting, container_path};
+use super::namespaces::IpcMode;
 use super::path::depth;
-use super::{HostFacts, Options, Paths, edits};
+use super::{Dialect, HostFacts, Options, Paths, edits};
 use crate::image::{ByteSize, ImageConfig};
 
 /// Destination, type, source, options.
@@ -33,6 +35,9 @@ const DEFAULTS: [DefaultMount; 7] = [
 ];
 /// What docker's `--shm-size 0` means; a tmpfs of size 0 would have no bound.
 const DEFAULT_SHM_SIZE: ByteSize = ByteSize(64 << 20);
+
+/// podman's list of what programs expect to be able to write, with its modes.
+const WRITABLE_PLACES: [(&str, &str); 3] = [("/tmp", "mode=1777"), ("/var/tmp", "mode=1777"), ("/run", "mode=755")];
 
 /// A directory that the image keeps its data in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +69,8 @@ pub(super) fn mounts(
         }
     }
     let mut warnings = relabel_warnings(options, host);
-    let mut later = options.mounts.iter().map(user_mount).collect::<Result<Vec<Mount>, OciSpecError>>()?;
+    let mut later = user_mounts(options, host.dialect, paths)?;
+    later.extend(writable_places(options, &mut taken)?);
     let image_volumes = image_volumes(image, options, paths, &mut taken, &mut warnings);
     for volume in &image_volumes {
         if let Some(source) = &volume.host {
@@ -85,46 +91,116 @@ pub(super) fn mounts(
         }
     }
     later.sort_by_key(|mount| depth(mount.destination()));
-    let mut list = defaults(options, &taken)?;
+    let mut list = defaults(options, paths, &taken)?;
     list.extend(later);
     Ok(Mounts { list, image_volumes, warnings })
 }
 
-fn defaults(options: &Options, taken: &HashSet<PathBuf>) -> Result<Vec<Mount>, OciSpecError> {
+fn defaults(options: &Options, paths: &Paths, taken: &HashSet<PathBuf>) -> Result<Vec<Mount>, OciSpecError> {
     let shm_size = if options.shm_size.0 == 0 { DEFAULT_SHM_SIZE } else { options.shm_size };
-    // A privileged container may change /sys and its control groups.
-    let is_left_out = |option: &str| options.security.privileged && option == "ro";
-    DEFAULTS
-        .iter()
-        .filter(|(destination, ..)| !taken.contains(Path::new(destination)))
-        .map(|(destination, kind, source, options)| {
-            let kept = options.iter().filter(|option| !is_left_out(option));
-            let mut options: Vec<String> = kept.map(|&option| option.to_owned()).collect();
-            if *destination == SHM {
-                options.push(format!("size={}", shm_size.0));
+    let make = |&(destination, kind, source, fixed): &DefaultMount| {
+        if destination == SHM {
+            match options.namespaces.ipc {
+                IpcMode::Private | IpcMode::Shareable => {}
+                IpcMode::None => return Ok(None),
+                IpcMode::Host => return bind(Path::new(SHM), Path::new(SHM), false).map(Some),
+                IpcMode::Run(_) => return bind(&paths.joined.join("shm"), Path::new(SHM), false).map(Some),
             }
-            MountBuilder::default().destination(*destination).typ(*kind).source(*source).options(options).build()
-        })
-        .collect()
+        }
+        // A privileged container may change /sys and its control groups.
+        let kept = fixed.iter().filter(|option| !(options.security.privileged && **option == "ro"));
+        let mut fixed: Vec<String> = kept.map(|&option| option.to_owned()).collect();
+        if destination == SHM {
+            fixed.push(format!("size={}", shm_size.0));
+        }
+        MountBuilder::default().destination(destination).typ(kind).source(source).options(fixed).build().map(Some)
+    };
+    let wanted = DEFAULTS.iter().filter(|(destination, ..)| !taken.contains(Path::new(destination)));
+    wanted.filter_map(|mount| make(mount).transpose()).collect()
 }
 
-fn user_mount(setting: &MountSetting) -> Result<Mount, OciSpecError> {
-    match setting {
-        MountSetting::Bind(mount) => bind(mount.source(), mount.destination(), mount.is_read_only()),
+fn user_mounts(options: &Options, dialect: Dialect, paths: &Paths) -> Result<Vec<Mount>, OciSpecError> {
+    let mut images = 0;
+    let make = |setting: &MountSetting| match setting {
+        MountSetting::Bind(mount) => {
+            let propagation = match dialect {
+                Dialect::Libcontainer => Propagation::Private,
+                Dialect::Standard => mount.propagation(),
+            };
+            bind_with(mount.source(), mount.destination(), mount.options().in_spec(propagation))
+        }
         MountSetting::Tmpfs(mount) => MountBuilder::default()
             .destination(mount.destination())
             .typ("tmpfs")
             .source("tmpfs")
             .options(mount.options())
             .build(),
+        MountSetting::Image(mount) => {
+            let source = paths.images.join(images.to_string());
+            images += 1;
+            bind(&source, &mount.destination, !mount.writable)
+        }
+    };
+    options.mounts.iter().map(make).collect()
+}
+
+/// What `--read-only-tmpfs` leaves writable, where nothing else is mounted. `/dev/shm` is so in any case.
+fn writable_places(options: &Options, taken: &mut HashSet<PathBuf>) -> Result<Vec<Mount>, OciSpecError> {
+    let places = WRITABLE_PLACES.iter().filter(|_| options.read_only && options.read_only_tmpfs);
+    let free = places.filter(|(place, _)| taken.insert(PathBuf::from(place)));
+    free.map(|(place, mode)| {
+        let options = ["nosuid", "nodev", mode].map(str::to_owned);
+        MountBuilder::default().destination(*place).typ("tmpfs").source("tmpfs").options(options).build()
+    })
+    .collect()
+}
+
+fn bind(source: &Path, destination: &Path, read_only: bool) -> Result<Mount, OciSpecError> {
+    bind_with(source, destination, BindOptions::plain(read_only).in_spec(Propagation::Private))
+}
+
+fn bind_with(source: &Path, destination: &Path, options: Vec<String>) -> Result<Mount, OciSpecError> {
+    MountBuilder::default().destination(destination).typ("bind").source(source).options(options).build()
+}
+
+/// The propagation that the runtime gives everything first. One that follows the specification makes mounts slaves or
+/// shared only if all are so to begin with.
+pub(super) fn root_propagation(options: &Options, dialect: Dialect) -> &'static str {
+    let mut asked = propagations(options).map(|(_, propagation)| propagation).peekable();
+    match dialect {
+        Dialect::Standard if asked.peek().is_some() => {
+            if asked.any(Propagation::is_shared) {
+                "shared"
+            } else {
+                "slave"
+            }
+        }
+        Dialect::Standard | Dialect::Libcontainer => "private",
     }
 }
 
-/// `ro` alone leaves what is mounted below the source writable; `rro` reaches it (Linux 5.12).
-fn bind(source: &Path, destination: &Path, read_only: bool) -> Result<Mount, OciSpecError> {
-    let options: &[&str] = if read_only { &["rbind", "rprivate", "ro", "rro"] } else { &["rbind", "rprivate"] };
-    let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-    MountBuilder::default().destination(destination).typ("bind").source(source).options(options).build()
+/// Whether the kernel can give a mount that is there already to a group of others (`MOVE_MOUNT_SET_GROUP`, Linux 5.15).
+pub(super) fn check_propagation(options: &Options, host: &HostFacts) -> Result<(), SpecError> {
+    match propagations(options).next() {
+        Some((destination, propagation)) if host.dialect == Dialect::Libcontainer && host.kernel < (5, 15) => {
+            Err(SpecError::PropagationKernel {
+                destination: destination.to_owned(),
+                propagation: propagation.as_str(),
+                kernel: host.kernel,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The mounts that are not private.
+fn propagations(options: &Options) -> impl Iterator<Item = (&Path, Propagation)> {
+    options.mounts.iter().filter_map(|mount| match mount {
+        MountSetting::Bind(bind) if bind.propagation() != Propagation::Private => {
+            Some((bind.destination(), bind.propagation()))
+        }
+        _ => None,
+    })
 }
 
 fn lookup_files(paths: &Paths) -> impl Iterator<Item = (&Path, &'static str)> {
@@ -255,6 +331,50 @@ mod tests {
         assert_eq!(mount_at(&read_only, "/b").source().as_deref(), Some(Path::new("/run/volumes/1")));
         assert_eq!(options_at(&read_only, "/b"), ["rbind", "rprivate"]);
         assert_eq!(options_at(&read_only, "/etc/hosts"), ["rbind", "rprivate", "ro", "rro"]);
+    }
+
+    #[test]
+    fn shared_memory_is_as_the_ipc_mode_says() {
+        use super::super::namespaces::Namespaces;
+        for (mode, source) in [
+            ("shareable", Some("shm")),
+            ("host", Some("/dev/shm")),
+            ("container:a", Some("/run/joined/shm")),
+            ("none", None),
+        ] {
+            let namespaces = Namespaces { ipc: mode.parse().unwrap(), ..Namespaces::default() };
+            let mounts = build(&ImageConfig::default(), &Options { namespaces, ..Options::default() });
+            let found = mounts.list.iter().find(|mount| mount.destination() == Path::new(SHM));
+            assert_eq!(found.and_then(|mount| mount.source().clone()).as_deref(), source.map(Path::new), "{mode}");
+        }
+    }
+
+    #[test]
+    fn places_stay_writable_when_asked_for() {
+        let options = Options { read_only: true, read_only_tmpfs: true, ..with_mounts(&["/a:/tmp"]) };
+        let mounts = build(&with_volumes(&["/run"]), &options);
+        assert_eq!(options_at(&mounts, "/run"), ["nosuid", "nodev", "mode=755"]);
+        assert_eq!(options_at(&mounts, "/var/tmp"), ["nosuid", "nodev", "mode=1777"]);
+        assert_eq!(options_at(&mounts, "/tmp"), ["rbind", "rprivate"]);
+        assert!(mounts.image_volumes.is_empty());
+        let writable = build(&ImageConfig::default(), &Options { read_only: false, ..options });
+        assert!(!destinations(&writable).contains(&"/run"));
+    }
+
+    #[test]
+    fn propagation_is_the_runtimes_only_if_it_knows_how() {
+        let options = with_mounts(&["/a:/b:rslave", "/c:/d:shared"]);
+        assert_eq!(options_at(&build(&ImageConfig::default(), &options), "/b"), ["rbind", "rprivate"]);
+        assert_eq!(root_propagation(&options, Dialect::Libcontainer), "private");
+        let host = HostFacts { dialect: Dialect::Standard, kernel: (5, 4), ..fixture::host() };
+        let standard = mounts(&ImageConfig::default(), &options, &host, &fixture::paths()).unwrap();
+        assert_eq!(options_at(&standard, "/b"), ["rbind", "rslave"]);
+        assert_eq!(root_propagation(&options, Dialect::Standard), "shared");
+        assert_eq!(root_propagation(&with_mounts(&["/a:/b:slave"]), Dialect::Standard), "slave");
+        assert!(check_propagation(&options, &host).is_ok());
+        let old = HostFacts { kernel: (5, 10), ..fixture::host() };
+        let message = check_propagation(&options, &old).unwrap_err().to_string();
+        assert!(message.contains("`/b`") && message.contains("5.10"), "{message}");
     }
 
     #[test]

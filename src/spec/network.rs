@@ -4,17 +4,33 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::SpecError;
+use super::namespaces::RunRef;
 
 const MAX_HOSTNAME_BYTES: usize = 63;
 
 /// Which network the workload sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Network {
     /// The machine's own.
     #[default]
     Host,
     /// A fresh namespace with nothing but `lo`.
     None,
+    /// That of another run, with its host name and its files for looking names up.
+    Run(RunRef),
+    /// A fresh namespace with an address on a bridge of this machine, and a way out.
+    Private,
+}
+
+impl Network {
+    /// Whether the container has a network namespace to itself.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        match self {
+            Self::Host | Self::Run(_) => false,
+            Self::None | Self::Private => true,
+        }
+    }
 }
 
 impl FromStr for Network {
@@ -24,17 +40,24 @@ impl FromStr for Network {
         match text {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
-            other => Err(SpecError::Network(other.to_owned())),
+            // The second is docker's name for it.
+            "private" | "bridge" => Ok(Self::Private),
+            other => match RunRef::in_mode("--network", other) {
+                Some(run) => run.map(Self::Run),
+                None => Err(SpecError::Network(other.to_owned())),
+            },
         }
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Host => "host",
-            Self::None => "none",
-        })
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::None => f.write_str("none"),
+            Self::Private => f.write_str("private"),
+            Self::Run(run) => write!(f, "container:{run}"),
+        }
     }
 }
 
@@ -81,8 +104,16 @@ mod tests {
     fn modes() {
         assert_eq!("host".parse::<Network>().unwrap(), Network::Host);
         assert_eq!("none".parse::<Network>().unwrap(), Network::None);
-        let message = "bridge".parse::<Network>().unwrap_err().to_string();
-        assert_eq!(message, "network `bridge` is not supported yet, expected `host` or `none`");
+        for text in ["private", "bridge"] {
+            assert_eq!(text.parse::<Network>().unwrap(), Network::Private);
+        }
+        let message = "macvlan".parse::<Network>().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "network `macvlan` is not supported, expected `host`, `none`, `private` or `container:RUN`"
+        );
+        assert_eq!("container:db".parse::<Network>().unwrap().to_string(), "container:db");
+        assert!("container:".parse::<Network>().is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::error::SpecError;
 use super::flag_error::FlagProblem;
 use super::seccomp::Profile;
 use super::sysctl::Sysctl;
-use super::{HostFacts, Network};
+use super::{HostFacts, Namespaces, Network};
 
 const FLAG: &str = "--security-opt";
 const EXPECTED: &str = "apparmor=, label=disable, no-new-privileges, seccomp= or systempaths=unconfined";
@@ -101,13 +101,13 @@ fn is_profile_name(text: &str) -> bool {
 
 impl SecurityOptions {
     /// What can be known before there is an image.
-    pub(super) fn check(&self, host: &HostFacts, network: Network) -> Result<(), SpecError> {
+    pub(super) fn check(&self, host: &HostFacts, network: &Network, namespaces: &Namespaces) -> Result<(), SpecError> {
         super::capabilities::granted(host.bounding_capabilities, self)?;
         if let Some(profile) = self.apparmor.as_deref().filter(|_| !host.apparmor) {
             let text = format!("apparmor={profile}");
             return Err(SpecError::flag(FLAG, &text, FlagProblem::NotEnabled("AppArmor")));
         }
-        self.sysctls.iter().try_for_each(|sysctl| sysctl.check(network))
+        self.sysctls.iter().try_for_each(|sysctl| sysctl.check(network, namespaces))
     }
 
     /// Whether the container may make device nodes although it was given some of the machine's: it was said so.
@@ -161,8 +161,8 @@ mod tests {
     fn a_profile_of_apparmor_needs_apparmor() {
         let options = SecurityOptions { apparmor: Some("mine".to_owned()), ..SecurityOptions::default() };
         let with = HostFacts { apparmor: true, ..fixture::host() };
-        options.check(&with, Network::Host).unwrap();
-        let message = options.check(&fixture::host(), Network::Host).unwrap_err().to_string();
+        options.check(&with, &Network::Host, &Namespaces::default()).unwrap();
+        let message = options.check(&fixture::host(), &Network::Host, &Namespaces::default()).unwrap_err().to_string();
         assert!(message.starts_with("`--security-opt apparmor=mine`: AppArmor is not enabled"), "{message}");
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::Network;
 use super::error::SpecError;
 use super::flag_error::FlagProblem;
+use super::{IpcMode, Namespaces, Network, OwnOrHost};
 
 const FLAG: &str = "--sysctl";
 /// What the kernel takes in one write to a parameter.
@@ -35,7 +35,7 @@ pub enum Namespace {
 impl Namespace {
     pub(super) const fn hint(self) -> &'static str {
         match self {
-            Self::Ipc => "leave `--ipc host` out",
+            Self::Ipc => "leave `--ipc` out",
             Self::Network => "`--network none`",
             Self::Uts => "leave `--uts host` out",
         }
@@ -80,9 +80,14 @@ impl Sysctl {
         Ok(Self { name: name.to_owned(), value: value.to_owned(), namespace })
     }
 
-    /// Whether the container has the namespace that it belongs to.
-    pub(super) fn check(&self, network: Network) -> Result<(), SpecError> {
-        if self.namespace == Namespace::Network && network == Network::Host {
+    /// Whether the container has the namespace that it belongs to, as one of its own: another run's is not to be changed either.
+    pub(super) fn check(&self, network: &Network, namespaces: &Namespaces) -> Result<(), SpecError> {
+        let has_own = match self.namespace {
+            Namespace::Network => network.is_own(),
+            Namespace::Ipc => !matches!(namespaces.ipc, IpcMode::Host | IpcMode::Run(_)),
+            Namespace::Uts => namespaces.uts == OwnOrHost::Private,
+        };
+        if !has_own {
             let text = format!("{}={}", self.name, self.value);
             return Err(SpecError::flag(FLAG, &text, FlagProblem::Namespace(self.namespace)));
         }
@@ -144,9 +149,9 @@ mod tests {
     #[test]
     fn the_machines_network_is_left_alone() {
         let sysctl = Sysctl::parse("net.ipv4.ip_forward=1").unwrap();
-        sysctl.check(Network::None).unwrap();
-        let message = sysctl.check(Network::Host).unwrap_err().to_string();
+        sysctl.check(&Network::None, &Namespaces::default()).unwrap();
+        let message = sysctl.check(&Network::Host, &Namespaces::default()).unwrap_err().to_string();
         assert!(message.contains("needs a network namespace of its own") && message.contains("--network none"));
-        Sysctl::parse("kernel.sem=1 2 3 4").unwrap().check(Network::Host).unwrap();
+        Sysctl::parse("kernel.sem=1 2 3 4").unwrap().check(&Network::Host, &Namespaces::default()).unwrap();
     }
 }

@@ -58,7 +58,11 @@ fn all_options() {
         memory: Some("64m".parse().unwrap()),
         shm_size: ByteSize(1 << 30),
         network: Network::None,
+        domainname: Some("example.org".parse().unwrap()),
+        namespaces: Namespaces { ipc: IpcMode::None, cgroup: OwnOrHost::Host, ..Namespaces::default() },
+        lookup: NameLookup::default(),
         read_only: true,
+        read_only_tmpfs: true,
         edits: Edits::default(),
         ..Options::default()
     };

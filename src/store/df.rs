@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::gc::Content;
-use super::{RunDir, Store, StoreError, StoredImage};
+use super::{RunDir, RunRecord, Store, StoreError, StoredImage};
 use crate::image::Digest;
 use crate::sys::{Lock, disk_usage};
 
@@ -104,7 +104,7 @@ impl Store {
 
     fn share_of_layers(&self, images: &[Reach], orphans: &[Content]) -> Result<Share, StoreError> {
         let mounted: HashSet<PathBuf> =
-            self.runs_with_layers()?.iter().flat_map(|run| &run.layers).map(|key| self.layer_dir(key)).collect();
+            self.runs_with_layers()?.iter().flat_map(RunRecord::needed_layers).map(|key| self.layer_dir(key)).collect();
         let used_images = images.iter().filter(|image| image.is_used);
         let needed: HashSet<PathBuf> =
             used_images.flat_map(|image| &image.layers).map(|key| self.layer_dir(key)).collect();

@@ -73,7 +73,7 @@ impl Store {
             }
         }
         for run in self.runs_with_layers()? {
-            live.layers.extend(run.layers);
+            live.layers.extend(run.needed_layers().cloned());
         }
         Ok(live)
     }

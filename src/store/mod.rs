@@ -62,7 +62,9 @@ pub use gc::{Partials, Removed, sweep_tmp};
 pub use images::StoredImage;
 pub use journal::Journal;
 pub use layers::{LayerInfo, LayerWriter};
-pub use record::{Exit, ExitReason, FailedCommand, GpuUsage, Limits, RunGpu, RunRecord, RunState, Victim};
+pub use record::{
+    Exit, ExitReason, FailedCommand, GpuUsage, Limits, MountedImage, RunGpu, RunNetwork, RunRecord, RunState, Victim,
+};
 pub use removal::Freed;
 pub use run_cgroup::{CgroupMode, CgroupModeError, RunCgroup};
 pub use runs::{Reservation, RunDir, RunName, RunNameError};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,21 @@ pub struct GpuUsage {
     pub memory_peak: Option<ByteSize>,
 }
 
+/// A network that a run has to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunNetwork {
+    /// The bridge of this machine that it is on.
+    pub bridge: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The machine's address there; names are asked for there too.
+    pub gateway: Ipv4Addr,
+    /// Names that it has beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
 /// What a run may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -246,6 +262,32 @@ pub struct Victim {
     pub command: String,
 }
 
+/// An image that is mounted in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountedImage {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Its layers' directories in the store, lowest first.
+    pub layers: Vec<Digest>,
+}
+
+impl RunRecord {
+    /// Directories of the store that the run relies on; what was mounted beside its root is wanted until it has ended.
+    pub fn needed_layers(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain(self.mounted_now().flat_map(|image| &image.layers))
+    }
+
+    /// The manifests of the images that it relies on.
+    pub fn needed_manifests(&self) -> impl Iterator<Item = &Digest> {
+        self.manifest.iter().chain(self.mounted_now().map(|image| &image.manifest))
+    }
+
+    fn mounted_now(&self) -> impl Iterator<Item = &MountedImage> {
+        self.mounted.iter().filter(|_| !self.state.is_final())
+    }
+}
+
 /// What is known about a run; `run.json`. `docs/json.md` describes the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -273,6 +315,12 @@ pub struct RunRecord {
     pub manifest: Option<Digest>,
     /// Directories of the store that the root file system consists of, lowest first.
     pub layers: Vec<Digest>,
+    /// Images that are mounted beside it (`--mount type=image`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounted: Vec<MountedImage>,
+    /// `shareable` when other runs may join its IPC namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc: Option<String>,
     /// The container's argv, secrets masked.
     pub command: Vec<String>,
     /// What it may use.
@@ -293,9 +341,13 @@ pub struct RunRecord {
     /// SIGTERM to the tool means that the machine is being taken away.
     #[serde(default)]
     pub interruptible: bool,
-    /// Ports that the workload listens on: `8080`, `8080:80`.
+    /// Ports that the workload listens on: `8080`, `8080:80`; of a network of its own those that are published:
+    /// `0.0.0.0:8080->80/tcp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// Its network, when it has one to itself that leads out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<RunNetwork>,
     /// Where artifacts are saved: a URL without credentials; absent for the store's own directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_store: Option<String>,

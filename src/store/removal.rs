@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::trash::is_full;
-use super::{Removed, Store, StoreError, StoredImage};
+use super::{Removed, RunRecord, Store, StoreError, StoredImage};
 use crate::sys::Lock;
 
 impl Store {
@@ -68,7 +68,7 @@ impl Store {
             let paths = blobs.iter().map(|key| self.blob_path(key)).chain(layers.iter().map(|key| self.layer_dir(key)));
             paths.for_each(|path| users.entry(path).or_default().push(number));
         }
-        for layer in self.runs_with_layers()?.iter().flat_map(|run| &run.layers) {
+        for layer in self.runs_with_layers()?.iter().flat_map(RunRecord::needed_layers) {
             users.entry(self.layer_dir(layer)).or_default().push(None);
         }
         for kind in ["blobs", "layers"] {

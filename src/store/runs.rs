@@ -10,6 +10,8 @@
 //!   console       socket that the container's terminal comes through; gone when it has
 //!   step          number of the workflow's command that runs, written by its shell
 //!   gpu/          what a container with GPUs sees of `/proc/driver/nvidia`
+//!   joined/       namespaces and shared memory of other runs, while the container is made
+//!   images/       mounted images, with what was written to them
 //!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace
 //!   upper/ work/  the writable layer; gone at the end unless it is kept
 //!   artifacts/    artifact directories until they are saved
@@ -158,6 +160,12 @@ impl RunDir {
         Lock::holder(&active_path(&self.path)).is_ok_and(|holder| holder.is_some())
     }
 
+    /// The file whose lock says that the run lives; see [`RunDir::try_lock`].
+    #[must_use]
+    pub fn lock_path(&self) -> PathBuf {
+        active_path(&self.path)
+    }
+
     /// The supervisor's socket.
     #[must_use]
     pub fn control(&self) -> PathBuf {
@@ -222,7 +230,19 @@ impl RunDir {
 
     /// Removes what an ended run needs no more; with `keep` the writable layer stays.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
-        let mut names = vec!["work", "rootfs", "volumes", "etc", "gpu", "config.json", "control", "console", "step"];
+        let mut names = vec![
+            "work",
+            "rootfs",
+            "volumes",
+            "etc",
+            "gpu",
+            "joined",
+            "images",
+            "config.json",
+            "control",
+            "console",
+            "step",
+        ];
         if !keep {
             names.push("upper");
         }

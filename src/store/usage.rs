@@ -102,7 +102,9 @@ impl Store {
         let runs = self.runs_with_layers()?;
         let user = |image: &StoredImage| {
             let manifests = self.manifests(image).unwrap_or_default();
-            let uses = |run: &&RunRecord| manifests.iter().any(|(digest, _)| Some(digest) == run.manifest.as_ref());
+            let uses = |run: &&RunRecord| {
+                run.needed_manifests().any(|needed| manifests.iter().any(|(digest, _)| digest == needed))
+            };
             runs.iter().find(uses).map(|run| run.name.clone())
         };
         Ok(images.iter().map(|image| (image.clone(), user(image))).collect())

@@ -25,8 +25,10 @@ use super::audience::Audience;
 use super::clean::clean_up;
 use super::ending::Evidence;
 use super::gpus::GpuEye;
+use super::links::Models;
 use super::live::LiveRun;
 use super::log::LogWriter;
+use super::network::OwnNetwork;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::pulse::Pulse;
 use super::relay::{Listeners, Relay, Streams, Watched};
@@ -79,6 +81,7 @@ pub(super) struct Life {
     _lock: OwnedFd,
     /// Its GPUs, until nothing of the run is left that could use them.
     leases: Option<Handed>,
+    network: OwnNetwork,
     stdin: Option<OwnedFd>,
 }
 
@@ -105,13 +108,15 @@ impl Life {
             }
             None => None,
         };
+        let address = if request.network.is_some() { descriptors.next() } else { None };
+        let network = OwnNetwork::adopt(address)?;
         let run = RunDir::at(request.store.join("runs").join(request.record.name.as_str()));
         let audience = Audience::new(control);
         let listener = if request.feed.has_listener { descriptors.next() } else { None };
         let (name, id) = (request.record.name.clone(), request.record.id.clone());
         let feed = Feed::new(&request.state, listener, name, id, request.feed.seq);
         let stdin = descriptors.next();
-        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, stdin })
+        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, network, stdin })
     }
 
     fn live(&mut self) {
@@ -133,7 +138,8 @@ impl Life {
         self.touch_caches();
         let problems = clean_up(&self.run, &self.request.record, &self.request.state);
         let is_clean = problems.is_empty();
-        for warning in problems {
+        let network_problem = self.network.end(self.request.network.as_ref());
+        for warning in problems.into_iter().chain(network_problem) {
             self.warn(warning);
         }
         // Where something is left the note stays, and whoever takes the GPUs next sees to it first.
@@ -155,7 +161,11 @@ impl Life {
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
         let eye = GpuEye::open(self.request.gpu_watch.as_ref());
+        let mut models = Models::default();
+        models.open(&self.request.surroundings.linked, true)?;
+        self.network.open(self.request.network.as_ref())?;
         self.isolate().map_err(system("set up the supervisor"))?;
+        models.open(&self.request.surroundings.linked, false)?;
         let cgroup_failure = |error| StartFailure::ours(describe(&error));
         let record = &self.request.record;
         let mut cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id).map_err(cgroup_failure)?;
@@ -166,6 +176,8 @@ impl Life {
         let log = LogWriter::open(&self.run.log(), self.request.conduct.logging).map_err(system("write the log"))?;
         let (theirs, ours) = self.streams().map_err(system("make the container's streams"))?;
         let container = {
+            let store = Store::at(self.request.store.clone());
+            let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
             let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
             let (request, bundle) = (&self.request, self.run.path());
             let create = || Container::create(&request.record.id, &request.state, bundle, theirs, request.init);
@@ -174,7 +186,8 @@ impl Life {
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
         let settled = ours.settle(container.pid(), &self.request).map_err(system("set up the container's streams"));
-        let ended = settled.and_then(|streams| self.relay(container, &cgroup, streams, log, eye));
+        let linked = settled.and_then(|streams| models.apply(container.pid().as_raw()).map(|()| streams));
+        let ended = linked.and_then(|streams| self.relay(container, &cgroup, streams, log, eye));
         if ended.is_err() {
             // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
             drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
@@ -206,6 +219,7 @@ impl Life {
         if self.request.own_network {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
+        self.network.set_up(self.request.network.as_ref(), pid)?;
         self.restrict_devices(cgroup)?;
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         if !self.request.record.detached && self.audience.client_is_gone() {
@@ -225,6 +239,7 @@ impl Life {
             init_ended: init_ended.as_fd(),
             cgroup,
             stop_signal: self.request.stop_signal,
+            shares_processes: self.request.surroundings.shares_processes,
             detached: self.request.record.detached,
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,

@@ -10,6 +10,7 @@
 
 mod audience;
 mod clean;
+mod donor;
 mod ending;
 pub mod exec;
 mod flow;
@@ -18,9 +19,11 @@ mod hint;
 mod input;
 mod launch;
 mod life;
+mod links;
 mod live;
 mod log;
 mod mask;
+mod network;
 pub mod protocol;
 mod pulse;
 mod reader;
@@ -28,6 +31,7 @@ mod relay;
 mod rename;
 mod save;
 mod streams;
+mod surroundings;
 mod sweep;
 mod tail;
 mod terminal;
@@ -44,6 +48,7 @@ pub use log::{LogEntry, Logging, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
 pub use reader::LogReader;
 pub use rename::{RenameError, rename_run};
+pub use surroundings::{Join, Linked, MountedPart, Surroundings};
 pub use sweep::{SweepError, sweep};
 
 /// The name under which our own binary is executed to be a supervisor.

@@ -20,9 +20,11 @@ use serde::{Deserialize, Serialize};
 use super::gpus::GpuWatch;
 use super::log::Logging;
 use super::mask::Masker;
+use super::surroundings::Surroundings;
 use crate::artifact::{Prepared, UploadRequest};
 use crate::container::LimitChange;
 use crate::image::ByteSize;
+use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
 use crate::sys::WindowSize;
@@ -54,8 +56,12 @@ pub struct Request {
     pub leases: Option<LeaseFiles>,
     /// How its GPUs are watched.
     pub gpu_watch: Option<GpuWatch>,
+    /// Its private network; the lock of its address comes after those of the GPUs.
+    pub network: Option<Plan>,
     /// The container has a network namespace of its own, whose `lo` must be brought up.
     pub own_network: bool,
+    /// What it shares with other runs, images and the machine.
+    pub surroundings: Surroundings,
     /// Number of the signal that asks the workload to stop.
     pub stop_signal: i32,
     /// The memory limit, for the exit report.

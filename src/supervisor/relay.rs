@@ -56,6 +56,8 @@ pub(super) struct Watched<'a> {
     pub(super) cgroup: &'a Cgroup,
     /// What asks the workload to stop.
     pub(super) stop_signal: i32,
+    /// Its processes outlive init unless they are ended.
+    pub(super) shares_processes: bool,
     /// The run goes on without the command line.
     pub(super) detached: bool,
     /// SIGTERM to us means that the machine is being taken away.
@@ -170,7 +172,13 @@ impl<'a> Relay<'a> {
                 self.hear_gpus();
             }
             self.hear(&places);
-            self.ended |= places.contains(&Place::Init);
+            if places.contains(&Place::Init) {
+                self.ended = true;
+                // Where init is the first of a namespace the kernel does that.
+                if self.watched.shares_processes {
+                    self.watched.cgroup.kill_all();
+                }
+            }
         }
         self.outcome
     }

@@ -255,7 +255,8 @@ mod tests {
             if steps >= 4 {
                 finish(&store, &new, &note).unwrap();
             }
-            super::super::sweep(&store, &dir.path().join("state"), &dir.path().join("leases")).unwrap();
+            let at = |name: &str| dir.path().join(name);
+            super::super::sweep(&store, &at("state"), &at("leases"), &at("network")).unwrap();
             assert_named(&store, if steps < 3 { "old" } else { "new" }, if steps < 3 { "new" } else { "old" });
             assert!(store.unfinished_runs().unwrap().is_empty(), "{steps}");
         }

@@ -15,8 +15,9 @@ use super::clean::{clean_up, kill_rest};
 use super::life::now;
 use super::rename::{RenameError, resume};
 use crate::artifact::{ArtifactStore, ArtifactStoreUrl, Outcome, SaveRequest};
-use crate::container::{HostError, boot_id};
+use crate::container::{HostError, boot_id, kill_container};
 use crate::gpu::lease::forget;
+use crate::network::{self, Dead};
 use crate::store::{
     Exit, ExitReason, Feed, Happening, Journal, Partials, RunDir, RunRecord, RunState, Store, StoreError, sweep_tmp,
 };
@@ -47,8 +48,8 @@ pub enum SweepError {
 /// Returns a line for each thing worth telling. Cheap when there is nothing to do: only runs that have not been cleaned up
 /// are looked at, however many ended ones are kept.
 ///
-/// `leases` is where the GPUs of the machine are leased.
-pub fn sweep(store: &Store, state_root: &Path, leases: &Path) -> Result<Vec<String>, SweepError> {
+/// `leases` is where the GPUs of the machine are leased, `network` where its addresses are.
+pub fn sweep(store: &Store, state_root: &Path, leases: &Path, network: &Path) -> Result<Vec<String>, SweepError> {
     let mut told = Vec::new();
     for run in store.unfinished_runs()? {
         // Whoever holds the lock is the supervisor, or another command that sweeps this very run.
@@ -70,7 +71,23 @@ pub fn sweep(store: &Store, state_root: &Path, leases: &Path) -> Result<Vec<Stri
     if let Err(error) = sweep_tmp(store, Partials::Since(SystemTime::now() - PARTIALS_KEPT)) {
         told.push(describe(&error));
     }
+    told.extend(sweep_networks(network));
     Ok(told)
+}
+
+/// Takes down the private networks of killed supervisors, of whichever store; what is left of their containers goes first.
+fn sweep_networks(dir: &Path) -> Vec<String> {
+    if !network::is_there_dead(dir) {
+        return Vec::new();
+    }
+    match network::forget_dead(dir, &kill_container) {
+        Ok(dead) => {
+            let problem =
+                |dead: Dead| Some(format!("the network of `{}` stays: {}", dead.id, describe(&dead.problem?)));
+            dead.into_iter().filter_map(problem).collect()
+        }
+        Err(error) => vec![describe(&error)],
+    }
 }
 
 fn end(store: &Store, run: &RunDir, state_root: &Path, leases: &Path) -> Result<Vec<String>, SweepError> {

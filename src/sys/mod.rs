@@ -4,6 +4,7 @@ mod atomic;
 pub mod beneath;
 mod bpf;
 mod file;
+pub mod graft;
 mod lock;
 pub mod mount;
 mod net;
@@ -20,12 +21,12 @@ pub use atomic::{sync_dir, write_atomic};
 pub use bpf::attach_device_filter;
 pub use file::{open_regular, read_bounded};
 pub use lock::{Lock, LockMode, bind_lock_to_process};
-pub use net::bring_up_loopback;
+pub use net::{bring_up_loopback, in_mount_namespace, remove_bridge, stand_in_network};
 pub use nvml::{RawNvml, RawXid};
 pub use passing::{receive_descriptor, send_descriptor};
 pub use process::{
-    close_from, exit_now, fork, has_ended, inherited, join_new_keyring, next_signal, pidfd, raise_open_files,
-    reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
+    close_from, die_with_parent, exit_now, fork, has_ended, inherited, join_new_keyring, next_signal, pidfd,
+    raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
 };
 pub use pty::{
     WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_nonblocking, set_window_size, window_size,

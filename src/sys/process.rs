@@ -75,6 +75,20 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Lets a program that is about to be started be killed when the thread that starts it ends (`PR_SET_PDEATHSIG`); what it starts
+/// itself lives on.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It may have ended before that.
+        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: the closure runs after fork(2) and makes two system calls; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// A descriptor that becomes readable when the process ends (`pidfd_open(2)`).
 pub fn pidfd(pid: nix::unistd::Pid) -> io::Result<std::os::fd::OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;

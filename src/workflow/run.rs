@@ -14,7 +14,7 @@ use crate::engine::devices::Devices;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
 use crate::engine::{
-    CgroupWish, Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest,
+    CgroupWish, Conduct, HostCheck, ImageRequest, InputsWanted, Masked, NetworkWishes, Origin, PullPolicy, RunRequest,
 };
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
@@ -121,6 +121,7 @@ pub fn request(
         detached: circumstances.detached,
         interruptible: plan.interruptible,
         ports: given.chain(circumstances.free_ports).collect(),
+        network: NetworkWishes::default(),
         devices,
         labels: std::collections::BTreeMap::new(),
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },

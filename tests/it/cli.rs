@@ -114,7 +114,7 @@ fn bad_values() {
         &["run", "--mount", "type=volume,target=/x", "app"],
         &["run", "--mount", "type=bind,source=/x", "app"],
         &["run", "--tmpfs", "x", "app"],
-        &["run", "--network", "bridge", "app"],
+        &["run", "--network", "macvlan", "app"],
         &["run", "--hostname", "a_b!", "app"],
         &["run", "--platform", "linux", "app"],
     ];

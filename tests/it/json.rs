@@ -6,8 +6,8 @@ use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
 use dockless::store::{
-    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, RunCgroup, RunGpu, RunRecord,
-    RunState, Victim,
+    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, MountedImage, RunCgroup,
+    RunGpu, RunNetwork, RunRecord, RunState, Victim,
 };
 use serde_json::{Value, json};
 
@@ -52,6 +52,8 @@ fn full() -> RunRecord {
         image: "app".parse().unwrap(),
         manifest: Some(Digest::sha256(b"")),
         layers: Vec::new(),
+        mounted: vec![MountedImage { manifest: Digest::sha256(b""), layers: Vec::new() }],
+        ipc: text(),
         command: Vec::new(),
         limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
         gpus: vec![RunGpu { uuid: String::new(), model: String::new(), shared: true }],
@@ -60,6 +62,12 @@ fn full() -> RunRecord {
         interactive: true,
         interruptible: true,
         ports: vec!["8080".to_owned()],
+        network: Some(RunNetwork {
+            bridge: String::new(),
+            address: [10, 188, 0, 2].into(),
+            gateway: [10, 188, 0, 1].into(),
+            aliases: vec![String::new()],
+        }),
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
         labels: [("team".to_owned(), "a".to_owned())].into(),

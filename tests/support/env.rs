@@ -76,6 +76,11 @@ impl TestEnv {
         self.dir().join("gpus")
     }
 
+    /// Where addresses are leased.
+    pub(crate) fn network(&self) -> PathBuf {
+        self.dir().join("network")
+    }
+
     /// Where commands are run, and for the files of the test.
     pub(crate) fn work(&self) -> PathBuf {
         self.dir().join("work")
@@ -115,6 +120,7 @@ impl TestEnv {
         command
             .env_clear()
             .env("DOCKLESS_GPU_LEASES", self.leases())
+            .env("DOCKLESS_NETWORK", self.network())
             .env("HOME", self.home())
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(self.work()).stdin(Stdio::null());
@@ -194,6 +200,7 @@ impl TestEnv {
         left.extend(
             entries(&self.leases()).iter().filter(|path| is_note(path)).map(|path| format!("note {}", path.display())),
         );
+        left.extend(entries(&self.network().join("leases")).iter().map(|path| format!("lease {}", path.display())));
         let mounts = fs::read_to_string("/proc/mounts").expect("the mounts of this machine");
         let here = self.dir().to_str().expect("a path in UTF-8");
         left.extend(mounts.lines().filter(|line| line.contains(here)).map(|line| format!("mount {line}")));

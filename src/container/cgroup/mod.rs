@@ -109,6 +109,11 @@ pub enum CgroupError {
         /// What was to be limited.
         limits: String,
     },
+    /// Nothing would tell its processes from others.
+    #[error(
+        "with `--cgroups {0}` a run's processes are known by their pid namespace, and `--pid` shares one\nhint: leave one of them out"
+    )]
+    SharedProcesses(CgroupMode),
     /// The kernel, or whoever mounted the hierarchies, has left a controller out.
     #[error(
         "this machine cannot limit {limit}: no hierarchy with the cgroup controller `{controller}` is mounted\nhint: run it without that limit"

@@ -314,7 +314,7 @@ fn tmpfs(mount: &Mount, destination: PathBuf) -> Result<EditMount, EditProblem> 
     let text = format!("{}:{}", mount.container_path, mount.options.join(","));
     let options = match MountSetting::from_tmpfs(&text) {
         Ok(MountSetting::Tmpfs(made)) => made.options().to_vec(),
-        Ok(MountSetting::Bind(_)) => return Err(EditProblem::Unsupported("tmpfs")),
+        Ok(MountSetting::Bind(_) | MountSetting::Image(_)) => return Err(EditProblem::Unsupported("tmpfs")),
         Err(SpecError::Mount { problem, .. }) => {
             return Err(EditProblem::Mount { destination: mount.container_path.clone(), problem });
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dockless::engine::{self, Engine, EngineError, ImageRequest, PullPolicy};
 use dockless::image::{Observer, Platform, Reference, Silent};
+use dockless::network::Places;
 use dockless::registry::{Login, Secret};
 use dockless::words::describe;
 use serde_json::json;
@@ -33,6 +34,7 @@ fn engine(dir: &Path, hosts: &[String]) -> Option<Engine> {
         bucket,
         leases: dir.join("gpus"),
         clock: jiff::Timestamp::now,
+        network: Places { dir: dir.join("network"), tools: Vec::new() },
     };
     have_root().then(|| Engine::open(settings).unwrap().0)
 }
