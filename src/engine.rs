@@ -11,6 +11,7 @@ pub mod devices;
 pub mod doctor;
 mod error;
 mod etc;
+mod exec;
 mod feed;
 mod images;
 pub mod inputs;
@@ -40,9 +41,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::admit::admit;
-pub use self::control::ControlError;
+pub use self::control::{Attached, ControlError};
 use self::devices::{Devices, Given, Taker, waiting_in_words};
 pub use self::error::EngineError;
+pub use self::exec::{EnterError, Exec, ExecWish};
 use self::feed::PullFeed;
 pub use self::images::ReadyImage;
 use self::inputs::DepRequest;
@@ -61,11 +63,11 @@ use crate::rootfs::Choice;
 use crate::spec::{self};
 use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
 pub use crate::supervisor::Logging;
-pub use crate::supervisor::protocol::{Conduct, Masked, Order, StopReason};
-use crate::supervisor::protocol::{Event, FeedStart};
+use crate::supervisor::protocol::FeedStart;
+pub use crate::supervisor::protocol::{Conduct, Event, Masked, Order, StopReason};
 pub use crate::supervisor::rename_run;
 use crate::supervisor::{LaunchError, Supervisor, sweep};
-use crate::sys::Lock;
+use crate::sys::{Lock, WindowSize};
 use crate::transport::{Input, Loaded};
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
@@ -126,6 +128,12 @@ pub struct RunRequest {
     pub keep: bool,
     /// What the container reads; nothing when there is none.
     pub stdin: Option<OwnedFd>,
+    /// The container's input stays open for those who attach.
+    pub interactive: bool,
+    /// How large the terminal of [`spec::Options::terminal`] is.
+    pub terminal_size: Option<WindowSize>,
+    /// The container's first process is ours.
+    pub init: bool,
     /// It goes on without whoever starts it.
     pub detached: bool,
     /// SIGTERM to the tool means that the machine is being taken away.

@@ -7,6 +7,7 @@ mod cp;
 mod dns;
 mod doctor;
 mod events;
+mod exec;
 mod gpu;
 mod kept;
 mod life;
@@ -31,6 +32,7 @@ pub(super) use self::cp::CpArgs;
 pub(super) use self::dns::DnsArgs;
 pub(super) use self::doctor::DoctorArgs;
 pub(super) use self::events::EventsArgs;
+pub(super) use self::exec::{AttachArgs, ExecArgs, TerminalArgs};
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
@@ -96,6 +98,10 @@ pub(super) enum Command {
     Cp(CpArgs),
     /// Show what a run wrote.
     Logs(LogsArgs),
+    /// Run one more command in the container of a run.
+    Exec(Box<ExecArgs>),
+    /// Have the output of a run from now on, and give it input.
+    Attach(AttachArgs),
     /// Show what happens to runs, as it happens.
     Events(EventsArgs),
     /// Show where the ports of a run are reached.
@@ -298,9 +304,11 @@ pub(super) struct RunArgs {
     pub(super) artifact: Vec<String>,
     #[command(flatten)]
     pub(super) store: ArtifactStoreArgs,
-    /// Pass standard input on.
-    #[arg(short, long, conflicts_with = "detach")]
+    /// Pass standard input on; with `--detach`, keep it open for those who attach.
+    #[arg(short, long)]
     pub(super) interactive: bool,
+    #[command(flatten)]
+    pub(super) terminal: TerminalArgs,
     /// Print the run's name once its command runs, and let it go on.
     #[arg(short, long)]
     pub(super) detach: bool,

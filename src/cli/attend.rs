@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{CliError, FAULT};
 use super::printer::{Printer, print_data, print_error};
+use super::terminal::{Heard, Shown};
 use crate::engine::{Engine, Order, Run, RunRequest, StopReason, end_of_lost_run, ports};
 use crate::image::{ByteSize, Observer};
 use crate::store::{Exit, ExitReason};
@@ -22,8 +23,23 @@ struct Ending {
     interrupts: u32,
 }
 
+/// How the way to the workload goes on.
+enum Way {
+    /// The run has ended.
+    Ended(Box<Exit>),
+    /// Its supervisor is gone.
+    Lost,
+    /// The keys for that were pressed.
+    Left,
+}
+
 /// Starts the run. Attached, stays with it to its end; detached, prints its name once the workload runs.
-pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer) -> Result<u8, CliError> {
+pub(super) async fn start(
+    engine: &Engine,
+    request: RunRequest,
+    mut shown: Shown,
+    printer: Printer,
+) -> Result<u8, CliError> {
     let detached = request.detached;
     let listening = ports::listening(&request.ports);
     let mut ending =
@@ -40,18 +56,38 @@ pub(super) async fn start(engine: &Engine, request: RunRequest, printer: Printer
     if let Some(line) = run.published().map(ToOwned::to_owned).or(listening) {
         printer.say(&line);
     }
-    loop {
+    let way = loop {
         tokio::select! {
             event = run.next_event() => match event {
-                Some(Event::Exited { exit }) => return Ok(report(&exit, printer)),
+                Some(Event::Exited { exit }) => break Way::Ended(exit),
+                Some(Event::Detached) => break Way::Left,
                 Some(Event::Started { .. }) if detached => {
                     print_data(&format!("{}\n", run.name()));
                     return Ok(0);
                 }
-                Some(event) => tell(&event, printer),
-                None => return lost(engine, run, printer),
+                Some(event) => {
+                    if matches!(event, Event::Started { .. }) {
+                        shown.begin()?;
+                    }
+                    tell(&event, printer);
+                }
+                None => break Way::Lost,
             },
             number = signals.next() => run.order(&ending.order(number, printer)),
+            heard = shown.next() => match heard {
+                Heard::Resized(size) => run.order(&Order::Resize { size }),
+                Heard::Left => run.order(&Order::Detach),
+            },
+        }
+    };
+    // The terminal as it was, before anything more is said.
+    drop(shown);
+    match way {
+        Way::Ended(exit) => Ok(report(&exit, printer)),
+        Way::Lost => lost(engine, run, printer),
+        Way::Left => {
+            printer.say(&format!("detached; `dockless attach {}` comes back", run.name()));
+            Ok(0)
         }
     }
 }
@@ -99,7 +135,7 @@ impl Ending {
     }
 }
 
-fn tell(event: &Event, printer: Printer) {
+pub(super) fn tell(event: &Event, printer: Printer) {
     match event {
         Event::Warning { text } => printer.warn(text),
         Event::Rootfs { method, why } => printer.detail(&format!("root file system: {method} ({why})")),
@@ -109,12 +145,12 @@ fn tell(event: &Event, printer: Printer) {
             printer.say(&format!("saved artifacts: {count}, {}", ByteSize(*bytes)));
         }
         // Taken by the caller; told to others.
-        Event::Exited { .. } | Event::Answer { .. } => {}
+        Event::Exited { .. } | Event::Detached | Event::Answer { .. } => {}
     }
 }
 
 /// Says what there is to say about the end, and makes it our own exit code.
-fn report(exit: &Exit, printer: Printer) -> u8 {
+pub(super) fn report(exit: &Exit, printer: Printer) -> u8 {
     if let Some(message) = &exit.message {
         match exit.reason {
             ExitReason::Exited | ExitReason::Signalled if !is_for_all(exit) => printer.detail(message),
@@ -146,10 +182,10 @@ const USER_1: i32 = nix::libc::SIGUSR1;
 const USER_2: i32 = nix::libc::SIGUSR2;
 
 /// The signals that are passed on to the workload.
-struct Signals([(i32, Signal); 6]);
+pub(super) struct Signals([(i32, Signal); 6]);
 
 impl Signals {
-    fn listen() -> Result<Self, CliError> {
+    pub(super) fn listen() -> Result<Self, CliError> {
         let one = |kind: SignalKind| {
             let listener = signal(kind).map_err(|source| CliError::Process("listen to signals", source))?;
             Ok::<_, CliError>((kind.as_raw_value(), listener))
@@ -165,7 +201,7 @@ impl Signals {
     }
 
     /// The number of the next one. Safe to cancel.
-    async fn next(&mut self) -> i32 {
+    pub(super) async fn next(&mut self) -> i32 {
         std::future::poll_fn(|context| {
             for (number, listener) in &mut self.0 {
                 if listener.poll_recv(context).is_ready() {

@@ -15,7 +15,7 @@ use crate::artifact::{ArtifactError, ArtifactStoreUrlError};
 use crate::engine::copy::CopyError;
 use crate::engine::inputs::InputError;
 use crate::engine::removal::RemovalError;
-use crate::engine::{CgroupError, EngineError};
+use crate::engine::{CgroupError, EngineError, EnterError};
 use crate::gpu::{DeviceFlagError, DiscoverError, RequestError};
 use crate::image::{PlatformError, ReferenceError, SourceError};
 use crate::network::NetworkError;
@@ -113,6 +113,9 @@ pub(super) enum CliError {
     /// The supervisor was killed, and its record does not say how the run ended.
     #[error("the supervisor of run `{0}` was killed, and the run with it")]
     SupervisorLost(String),
+    /// The parent of an exec'd command was killed.
+    #[error("the process that stood by the command was killed, and the command with it")]
+    ExecLost,
 }
 
 impl From<TransportError> for CliError {
@@ -123,8 +126,9 @@ impl From<TransportError> for CliError {
 
 impl CliError {
     /// The exit code of the process.
-    pub(super) const fn code(&self) -> u8 {
+    pub(super) fn code(&self) -> u8 {
         match self {
+            Self::Engine(EngineError::Enter(EnterError::Start(failure))) => u8::try_from(failure.code).unwrap_or(FAULT),
             Self::Usage(_)
             | Self::Cgroup(_)
             | Self::Reference(_)
@@ -153,7 +157,7 @@ impl CliError {
             | Self::Read { .. }
             | Self::Process(..) => FAULT,
             // As a shell says of a child that was killed with SIGKILL.
-            Self::SupervisorLost(_) => 137,
+            Self::SupervisorLost(_) | Self::ExecLost => 137,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod artifacts;
 mod ask;
+mod attach;
 mod attend;
 mod cgroups;
 mod check;
@@ -13,6 +14,7 @@ mod devices;
 mod doctor;
 mod duration;
 mod events;
+mod exec;
 mod exit;
 mod export;
 mod gpu;
@@ -37,6 +39,7 @@ mod system;
 mod table;
 mod tag;
 mod tags;
+mod terminal;
 mod time;
 mod top;
 mod workflow;
@@ -103,6 +106,8 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Cp(args) => cp::copy(&context, &args),
         Command::Port(args) => port::port(&context, &args),
         Command::Logs(args) => logs::show(&context, &args),
+        Command::Exec(args) => exec::exec(&context, *args),
+        Command::Attach(args) => attach::attach(&context, &args),
         Command::Stop(args) => stop::stop(&context, &args),
         Command::Kill(args) => control::kill(&context, &args),
         Command::Pause(args) => control::pause(&context, &args),

@@ -88,7 +88,7 @@ fn entrypoint(text: &str) -> Vec<String> {
 }
 
 /// Files first, so that single settings win over them.
-fn env(files: &[impl AsRef<Path>], settings: &[String]) -> Result<Vec<EnvSetting>, CliError> {
+pub(super) fn env(files: &[impl AsRef<Path>], settings: &[String]) -> Result<Vec<EnvSetting>, CliError> {
     let mut env = Vec::new();
     for path in files {
         let path = path.as_ref();

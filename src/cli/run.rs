@@ -1,11 +1,10 @@
 //! `run`, `spec` and `bundle`.
 
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::{BundleArgs, ContainerArgs, ImageArgs, PullWhen, RunArgs, SpecArgs};
+use super::attach::detach_keys;
 use super::attend::start;
 use super::cgroups::cgroups;
 use super::context::{Context, artifact_store, block_on, caller, random};
@@ -18,6 +17,7 @@ use super::names::take_free_name;
 use super::options::{artifacts, options};
 use super::port::network_wishes;
 use super::printer::{Printer, print_json};
+use super::terminal::{Shown, check_input, own_size, relay_stdin};
 use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
@@ -27,6 +27,12 @@ use crate::store::{Reservation, Store};
 pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let printer = context.printer(args.talk);
     let (image, mut options) = image_and_options(&args.image, &args.container, args.image_and_command)?;
+    options.terminal = args.terminal.tty;
+    let keys = detach_keys(args.terminal.detach_keys.as_deref())?;
+    let gives_input = args.interactive && !args.detach;
+    if gives_input && args.terminal.tty {
+        check_input()?;
+    }
     options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
     let (labels, conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
@@ -37,6 +43,12 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let engine = context.engine(Some(&args.image.registry), printer)?;
     let reservation = reserve(engine.store(), args.name.as_deref())?;
     let image = image.request(&engine, printer)?;
+    let (stdin, left) = if gives_input {
+        relay_stdin(args.terminal.tty.then_some(keys)).map(|(stdin, left)| (Some(stdin), Some(left)))?
+    } else {
+        (None, None)
+    };
+    let is_shown = args.terminal.tty && !args.detach;
     let request = RunRequest {
         reservation,
         origin: Origin::default(),
@@ -48,7 +60,10 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         artifact_owner: caller(),
         remove: args.rm,
         keep: args.keep,
-        stdin: args.interactive.then(relay_stdin).transpose()?,
+        stdin,
+        interactive: args.interactive,
+        terminal_size: own_size(),
+        init: args.terminal.init,
         detached: args.detach,
         interruptible: false,
         ports: Vec::new(),
@@ -65,7 +80,10 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         nonce: nonce(),
     };
     let id_file = IdFile::create(args.life.cidfile.as_deref(), &request.id())?;
-    let code = block_on(start(&engine, request, printer))?;
+    let code = block_on(async {
+        let shown = if is_shown { Shown::terminal(left)? } else { Shown::default() };
+        Box::pin(start(&engine, request, shown, printer)).await
+    })?;
     if let Some(file) = id_file {
         file.keep();
     }
@@ -151,23 +169,4 @@ pub(super) fn now() -> String {
 
 pub(super) fn nonce() -> u32 {
     u32::try_from(random() >> 32).unwrap_or_default()
-}
-
-/// A pipe that carries our standard input, so that the container never holds a descriptor of ours.
-///
-/// The thread ends with the input, with the container's end of the pipe, or with us.
-fn relay_stdin() -> Result<OwnedFd, CliError> {
-    let pipe = |source| CliError::Process("relay standard input", source);
-    let (reader, mut writer) = io::pipe().map_err(pipe)?;
-    let relay = move || {
-        let mut buffer = vec![0; 64 << 10];
-        let mut stdin = io::stdin().lock();
-        while let Ok(read @ 1..) = stdin.read(&mut buffer) {
-            if writer.write_all(&buffer[..read]).is_err() {
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("stdin".to_owned()).spawn(relay).map_err(pipe)?;
-    Ok(reader.into())
 }

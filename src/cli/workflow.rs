@@ -12,6 +12,7 @@ use super::devices::sharing;
 use super::exit::{CliError, FOUND_MISTAKES};
 use super::printer::{print_data, print_json, print_list};
 use super::run::{nonce, now, pull_policy, reserve};
+use super::terminal::Shown;
 use crate::engine::devices::Devices;
 use crate::engine::ports::free;
 use crate::engine::{EngineError, HostCheck};
@@ -63,7 +64,7 @@ pub(super) fn run(context: &Context, args: &WorkflowRunArgs) -> Result<u8, CliEr
         nonce: nonce(),
     };
     let request = request(&prepared, &project.root, circumstances, &variable)?;
-    block_on(start(&engine, request, printer))
+    block_on(start(&engine, request, Shown::default(), printer))
 }
 
 /// The plan says which GPUs, the flags where they are and how they are shared.

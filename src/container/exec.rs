@@ -7,7 +7,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -175,7 +175,8 @@ impl Reporter {
     }
 
     /// Waits until the workload has started (`None`) or failed to. Every holder of the other end must be gone by then.
-    pub(super) fn outcome(self) -> Option<StartFailure> {
+    #[must_use]
+    pub fn outcome(self) -> Option<StartFailure> {
         let mut bytes = Vec::new();
         self.read.take(MAX_REPORT_BYTES).read_to_end(&mut bytes).ok()?;
         if bytes.is_empty() {
@@ -183,6 +184,13 @@ impl Reporter {
         }
         let parsed = serde_json::from_slice(&bytes);
         Some(parsed.unwrap_or_else(|_| StartFailure::ours("the container's init sent a garbled report")))
+    }
+}
+
+/// Readable when the outcome is there.
+impl AsFd for Reporter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
     }
 }
 

@@ -181,6 +181,11 @@ pub fn cpu_count() -> u32 {
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1)
 }
 
+/// The bounding set of this process, a bit for each capability.
+pub fn bounding_capabilities() -> Result<u64, HostError> {
+    capabilities("CapBnd")
+}
+
 /// Tells this boot of the machine from every other.
 pub fn boot_id() -> Result<String, HostError> {
     parse("/proc/sys/kernel/random/boot_id", |text| Some(text.trim().to_owned()))

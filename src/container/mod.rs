@@ -9,9 +9,12 @@ mod device_filter;
 mod exec;
 mod freezer;
 mod host;
+mod init;
 mod live_root;
+mod member;
 mod process;
 mod stats;
+mod tenant;
 mod update;
 mod youki;
 
@@ -22,9 +25,11 @@ pub use cgroup::{
 pub use device_filter::{DeviceFilterError, restrict_devices};
 pub use exec::{Reporter, StartFailure};
 pub use freezer::FreezeError;
-pub use host::{HostError, boot_id, cpu_count, host_devices, host_facts};
+pub use host::{HostError, boot_id, bounding_capabilities, cpu_count, host_devices, host_facts};
 pub use live_root::{LiveInit, LiveRootError, live_root};
+pub use member::Member;
 pub use process::Process;
 pub use stats::Sample;
+pub use tenant::{Started, Tenant, TenantStreams, start_tenant};
 pub use update::{LimitChange, UpdateError};
 pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

@@ -5,15 +5,17 @@ mod export;
 mod order;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 pub use self::error::ControlError;
 use super::{Engine, EngineError, Event, Order};
 use crate::store::{Exit, RunDir, StoreError};
+use crate::supervisor::protocol::{send_attach, send_line};
 use crate::supervisor::{come_to, sweep};
 use crate::sys;
 
@@ -43,7 +45,20 @@ impl Engine {
         self.end_of(run).map(|recorded| recorded.or(heard))
     }
 
-    fn end_of(&self, run: &RunDir) -> Result<Option<Exit>, EngineError> {
+    /// Has what a run writes from now on come out of `pipes` (output, errors) and, with a third one, gives it input. What a
+    /// slow reader of these pipes does not take is lost to it and never holds the run up.
+    pub fn attach(&self, run: &RunDir, pipes: &[BorrowedFd<'_>]) -> Result<Attached, EngineError> {
+        let talk = |source| EngineError::Attach { name: name_of(run), source };
+        let socket = come_to(&run.control()).map_err(talk)?;
+        send_attach(&socket, pipes).map_err(talk)?;
+        let orders = socket.try_clone().map_err(talk)?;
+        socket.set_nonblocking(true).map_err(talk)?;
+        let events = BufReader::new(UnixStream::from_std(socket).map_err(talk)?).lines();
+        Ok(Attached { events, orders })
+    }
+
+    /// How a run ended whose supervisor is gone; `None` when nothing tells it any more.
+    pub fn end_of(&self, run: &RunDir) -> Result<Option<Exit>, EngineError> {
         // Its supervisor may have been killed.
         sweep(&self.store, &self.settings.state, &self.settings.leases, &self.settings.network.dir)?;
         match run.record() {
@@ -52,6 +67,34 @@ impl Engine {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A run of others whose output we get.
+#[derive(Debug)]
+pub struct Attached {
+    events: Lines<BufReader<UnixStream>>,
+    orders: std::os::unix::net::UnixStream,
+}
+
+impl Attached {
+    /// What happens next; `None` when the supervisor is gone. Safe to cancel.
+    pub async fn next_event(&mut self) -> Option<Event> {
+        loop {
+            let line = self.events.next_line().await.ok().flatten()?;
+            if let Ok(event) = serde_json::from_str(&line) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Tells the supervisor what to do with the workload. One that is gone is no error: its end is told by the events.
+    pub fn order(&self, order: &Order) {
+        drop(send_line(&self.orders, order));
+    }
+}
+
+fn name_of(run: &RunDir) -> String {
+    run.name().map(|name| name.to_string()).unwrap_or_default()
 }
 
 fn connect(run: &RunDir) -> io::Result<UnixStream> {

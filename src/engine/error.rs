@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::control::ControlError;
 use super::devices::DeviceError;
+use super::exec::EnterError;
 use super::inputs::InputError;
 use super::ports::PortError;
 use super::removal::RemovalError;
@@ -131,6 +132,20 @@ pub enum EngineError {
     /// A run does not do what is asked of it.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// There is nobody to attach to.
+    #[error(
+        "cannot attach to run `{name}`\nhint: `dockless logs {name}` shows what it wrote, `dockless ps -a` how it stands"
+    )]
+    Attach {
+        /// The run.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A container cannot be entered, or the command not be started in it.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
     /// A thread of ours died.
     #[error("{0} ended unexpectedly")]
     Task(&'static str),

@@ -18,7 +18,7 @@ use crate::spec::{
 };
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
-use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, Volume};
+use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, TerminalWish, Volume};
 
 /// A run that was let in.
 pub(super) struct Admitted {
@@ -110,6 +110,8 @@ fn record(
         },
         gpus,
         detached: request.detached,
+        terminal: request.options.terminal,
+        interactive: request.interactive,
         interruptible: request.interruptible,
         ports: request.ports.iter().map(ToString::to_string).collect(),
         network: None,
@@ -230,11 +232,7 @@ fn fill(
             .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
             .collect(),
         root_edits: brought.root,
-        leases: given.leases.as_ref().map(|leases| LeaseFiles {
-            dir: settings.leases.clone(),
-            count: leases.descriptors().len(),
-            shared: request.devices.shared,
-        }),
+        leases: lease_files(settings, request, given),
         gpu_watch: given.watch(&request.devices),
         own_network: options.network.is_own(),
         network: plan.cloned(),
@@ -245,6 +243,9 @@ fn fill(
         upload: upload.map(|upload| UploadRequest { prepared: artifacts.clone(), ..upload }),
         artifacts,
         artifact_owner: request.artifact_owner,
+        terminal: options.terminal.then_some(TerminalWish { size: request.terminal_size }),
+        interactive: request.interactive,
+        init: request.init,
         conduct: request.conduct.clone(),
         feed: FeedStart::default(),
     };
@@ -272,6 +273,15 @@ fn own_mounts(
     };
     let steps = (!request.conduct.steps.is_empty()).then(|| step_mount(dir));
     artifacts.iter().map(mount).chain(steps).collect()
+}
+
+/// The locks of the run's GPUs, as its supervisor gets them.
+fn lease_files(settings: &Settings, request: &RunRequest, given: &Given) -> Option<LeaseFiles> {
+    given.leases.as_ref().map(|leases| LeaseFiles {
+        dir: settings.leases.clone(),
+        count: leases.descriptors().len(),
+        shared: request.devices.shared,
+    })
 }
 
 /// Where things of a run are.

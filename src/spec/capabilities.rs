@@ -152,6 +152,11 @@ pub(super) fn granted(bounding: u64, security: &SecurityOptions) -> Result<Grant
     Ok(granted)
 }
 
+/// All that the caller's own bounding set (a mask by capability number) gives.
+pub(super) fn all(bounding: u64) -> HashSet<Capability> {
+    ALL.into_iter().enumerate().filter(|(number, _)| bounding & (1 << number) != 0).map(|(_, one)| one).collect()
+}
+
 /// The five sets of a process.
 pub(super) fn sets(available: &HashSet<Capability>, is_root: bool) -> Result<LinuxCapabilities, OciSpecError> {
     let active = if is_root { available.clone() } else { HashSet::new() };

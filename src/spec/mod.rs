@@ -12,6 +12,7 @@ mod capabilities;
 mod edits;
 mod env;
 mod error;
+mod exec;
 mod flag_error;
 mod labels;
 mod linux;
@@ -41,6 +42,7 @@ pub use capabilities::CapabilityName;
 pub use edits::{Device, DeviceKind, EditHook, EditMount, Edits};
 pub use env::{CallerEnv, EnvSetting, parse_env_file};
 pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
+pub use exec::{ExecOptions, exec_process};
 pub use flag_error::FlagProblem;
 pub use labels::{label_file, pair};
 pub use mount_flags::{BindMount, ImageMount, MountSetting, Propagation, TmpfsMount, container_path};
@@ -116,6 +118,8 @@ pub struct Options {
     pub lookup: NameLookup,
     /// `--read-only`: the root file system cannot be written.
     pub read_only: bool,
+    /// `--tty`: the workload's streams are a terminal.
+    pub terminal: bool,
     /// `--read-only-tmpfs`: with that, `/tmp`, `/var/tmp` and `/run` can, and start empty.
     pub read_only_tmpfs: bool,
     /// What devices bring with them.
@@ -145,6 +149,7 @@ impl Default for Options {
             namespaces: Namespaces::default(),
             lookup: NameLookup::default(),
             read_only: false,
+            terminal: false,
             read_only_tmpfs: false,
             edits: Edits::default(),
         }

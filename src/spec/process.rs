@@ -20,6 +20,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// (`fs.nr_open`) has the same default. Without it the soft limit of a login shell, often 1024, would count.
 const OPEN_FILES: u64 = 1_048_576;
 
+/// What docker calls the terminal when nobody else does: everything knows it.
+pub(super) const TERMINAL: &str = "xterm";
+
 /// The parts that come from other modules.
 pub(super) struct Parts<'a> {
     pub(super) identity: &'a Identity,
@@ -35,7 +38,7 @@ pub(super) fn process(
     parts: &Parts<'_>,
 ) -> Result<Process, SpecError> {
     let mut process = ProcessBuilder::default()
-        .terminal(false)
+        .terminal(options.terminal)
         .user(user(parts.identity, &options.edits.groups)?)
         .args(arguments(image, options)?)
         .env(environment(image, options, parts)?)
@@ -107,6 +110,9 @@ fn environment(image: &ImageConfig, options: &Options, parts: &Parts<'_>) -> Res
     let mut environment = Environment::default();
     environment.set("PATH", DEFAULT_PATH);
     environment.set("HOSTNAME", parts.hostname);
+    if options.terminal {
+        environment.set("TERM", TERMINAL);
+    }
     for entry in &image.env {
         reject_nul("an environment variable of the image", entry)?;
         // What has no name or no value is skipped, as in docker.
@@ -127,7 +133,7 @@ fn environment(image: &ImageConfig, options: &Options, parts: &Parts<'_>) -> Res
     Ok(environment.into_list())
 }
 
-fn reject_nul(what: &str, text: &str) -> Result<(), SpecError> {
+pub(super) fn reject_nul(what: &str, text: &str) -> Result<(), SpecError> {
     if text.contains('\0') {
         return Err(SpecError::Nul { what: what.to_owned(), text: text.to_owned() });
     }

@@ -43,6 +43,7 @@ fn all_options() {
     let directory = std::path::Path::new("/home");
     let options = Options {
         command: vec!["-c".to_owned(), "id".to_owned()],
+        terminal: true,
         entrypoint: Some(vec!["sh".to_owned()]),
         env: vec![EnvSetting::set("LANG", "de").unwrap(), EnvSetting::set("HOME", "/tmp").unwrap()],
         user: Some("app".to_owned()),

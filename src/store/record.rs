@@ -332,6 +332,12 @@ pub struct RunRecord {
     /// It goes on without the command line that started it.
     #[serde(default)]
     pub detached: bool,
+    /// The workload has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// The workload's input is open for whoever is attached.
+    #[serde(default)]
+    pub interactive: bool,
     /// SIGTERM to the tool means that the machine is being taken away.
     #[serde(default)]
     pub interruptible: bool,

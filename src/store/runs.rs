@@ -7,6 +7,7 @@
 //!   config.json   the OCI runtime spec that libcontainer reads
 //!   etc/          resolv.conf, hosts and hostname of the container
 //!   control       socket of the supervisor, for `stop` and `wait` of other processes
+//!   console       socket that the container's terminal comes through; gone when it has
 //!   step          number of the workflow's command that runs, written by its shell
 //!   gpu/          what a container with GPUs sees of `/proc/driver/nvidia`
 //!   joined/       namespaces and shared memory of other runs, while the container is made
@@ -171,6 +172,12 @@ impl RunDir {
         self.path.join("control")
     }
 
+    /// Where the container's terminal is sent to while it is made.
+    #[must_use]
+    pub fn console(&self) -> PathBuf {
+        self.path.join("console")
+    }
+
     /// Where the shell of a workflow notes which command runs.
     #[must_use]
     pub fn step(&self) -> PathBuf {
@@ -223,8 +230,19 @@ impl RunDir {
 
     /// Removes what an ended run needs no more; with `keep` the writable layer stays.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
-        let mut names =
-            vec!["work", "rootfs", "volumes", "etc", "gpu", "joined", "images", "config.json", "control", "step"];
+        let mut names = vec![
+            "work",
+            "rootfs",
+            "volumes",
+            "etc",
+            "gpu",
+            "joined",
+            "images",
+            "config.json",
+            "control",
+            "console",
+            "step",
+        ];
         if !keep {
             names.push("upper");
         }

@@ -4,13 +4,14 @@
 //! orders; only the end of the first one means something to the run.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 use super::protocol::{Event, Order, send_line};
 
@@ -18,12 +19,16 @@ use super::protocol::{Event, Order, send_line};
 const MAX_ORDER_BYTES: usize = 4096;
 /// How many others are listened to at a time.
 const MAX_GUESTS: usize = 256;
+/// Descriptors that come with an order: output, errors, input.
+const MAX_DESCRIPTORS: usize = 3;
 
 /// One end that orders come from.
 #[derive(Debug)]
 struct Speaker {
     socket: UnixStream,
     begun: Vec<u8>,
+    /// Came with an order that has not been obeyed yet.
+    descriptors: Vec<OwnedFd>,
 }
 
 /// What somebody said.
@@ -55,7 +60,7 @@ pub(super) enum Seat {
 impl Audience {
     /// The command line alone.
     pub(super) const fn new(client: UnixStream) -> Self {
-        let client = Speaker { socket: client, begun: Vec::new() };
+        let client = Speaker::new(client);
         Self { client, client_is_here: true, listener: None, guests: Vec::new() }
     }
 
@@ -105,10 +110,20 @@ impl Audience {
             Seat::Guest(index) => self.guests.get_mut(index).map_or(Heard::End, Speaker::hear),
             Seat::Door => {
                 let guest = self.listener.as_ref().and_then(|listener| listener.accept().ok());
-                self.guests.extend(guest.map(|(socket, _)| Speaker { socket, begun: Vec::new() }));
+                self.guests.extend(guest.map(|(socket, _)| Speaker::new(socket)));
                 Heard::Orders(Vec::new())
             }
         }
+    }
+
+    /// What came with the order that was just heard from there.
+    pub(super) fn take_descriptors(&mut self, seat: Seat) -> Vec<OwnedFd> {
+        let speaker = match seat {
+            Seat::Client => Some(&mut self.client),
+            Seat::Guest(index) => self.guests.get_mut(index),
+            Seat::Door => None,
+        };
+        speaker.map(|speaker| std::mem::take(&mut speaker.descriptors)).unwrap_or_default()
     }
 
     /// Tells the one guest who gave an order what became of it.
@@ -130,11 +145,24 @@ impl Audience {
 }
 
 impl Speaker {
+    const fn new(socket: UnixStream) -> Self {
+        Self { socket, begun: Vec::new(), descriptors: Vec::new() }
+    }
+
     fn hear(&mut self) -> Heard {
         let mut buffer = [0; MAX_ORDER_BYTES];
-        match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags);
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(list) = message {
+                self.descriptors = list.collect();
+            }
+        }
+        match received.map(|received| received.bytes) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Heard::Orders(Vec::new()),
-            Ok((read @ 1.., _)) => {
+            Ok(read @ 1..) => {
                 self.begun.extend_from_slice(&buffer[..read]);
                 let orders = self.whole_lines();
                 if self.begun.len() > MAX_ORDER_BYTES { Heard::End } else { Heard::Orders(orders) }
@@ -156,7 +184,7 @@ pub fn come_to(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Does something with the socket at a path, which may be longer than the 107 bytes of an address (unix(7)).
-fn at_socket<T>(path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+pub(super) fn at_socket<T>(path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let missing = || io::Error::from(io::ErrorKind::InvalidInput);
     let directory = File::open(path.parent().ok_or_else(missing)?)?;
     let name = path.file_name().ok_or_else(missing)?;

@@ -1,14 +1,17 @@
 //! The command line's side: starts a supervisor and hears of it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::ARGV0;
+use super::exec::{EXEC_ARGV0, ExecEvent, ExecOrder, ExecRequest};
 use super::protocol::{Order, Request, send_line, send_request};
-use crate::sys::Lock;
+use crate::container::{Member, StartFailure};
+use crate::sys::{self, Lock};
 
 /// Our own binary, whatever its name is now; it stays the same file even when a new version replaces it.
 const SELF: &str = "/proc/self/exe";
@@ -44,18 +47,7 @@ impl Supervisor {
         stdin: Option<&OwnedFd>,
     ) -> Result<Self, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
-        let output = || if request.record.detached { Stdio::null() } else { Stdio::inherit() };
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
-        let child = Command::new(SELF)
-            .arg0(ARGV0)
-            // LISTEN_FDS and its like mean something to libcontainer; nothing of the caller's reaches it.
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(output())
-            .stderr(output())
-            .spawn()
-            .map_err(LaunchError::Spawn)?;
+        let child = spawn(ARGV0, theirs, !request.record.detached).map_err(LaunchError::Spawn)?;
         let supervisor = Self { child, socket: ours };
         let mut descriptors = vec![lock.file().as_fd()];
         descriptors.extend(leases);
@@ -90,4 +82,97 @@ impl Supervisor {
     pub fn wait(mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
+}
+
+/// A process in a container that was started by this one.
+#[derive(Debug)]
+pub struct Entered {
+    /// Its parent, our own binary.
+    child: Child,
+    /// Where its end is told; what was read of that already.
+    socket: UnixStream,
+    begun: Vec<u8>,
+    /// The master of its terminal.
+    terminal: Option<OwnedFd>,
+}
+
+/// Longest first event; a failure with a path or two.
+const MAX_EVENT_BYTES: usize = 128 << 10;
+
+impl Entered {
+    /// Starts one in the container of `init`, with `pipes` for its streams unless it has a terminal, and waits until it has
+    /// started or failed to.
+    pub fn start(
+        request: &ExecRequest,
+        init: &Member,
+        pipes: &[BorrowedFd<'_>],
+    ) -> Result<Result<Self, StartFailure>, LaunchError> {
+        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
+        let child = spawn(EXEC_ARGV0, theirs, false).map_err(LaunchError::Spawn)?;
+        let descriptors: Vec<BorrowedFd<'_>> = [&[init.pidfd().as_fd()], pipes].concat();
+        send_request(&ours, request, &descriptors).map_err(LaunchError::Talk)?;
+        Self::hear_start(child, ours).map_err(LaunchError::Talk)
+    }
+
+    fn hear_start(mut child: Child, socket: UnixStream) -> io::Result<Result<Self, StartFailure>> {
+        let (mut begun, mut terminal) = (Vec::new(), None);
+        let mut buffer = vec![0; MAX_EVENT_BYTES];
+        let end = loop {
+            if let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                break end + 1;
+            }
+            let (read, file) = sys::receive_descriptor(&socket, &mut buffer)?;
+            terminal = terminal.or(file);
+            begun.extend_from_slice(&buffer[..read]);
+            if read == 0 || begun.len() > MAX_EVENT_BYTES {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        let line: Vec<u8> = begun.drain(..end).collect();
+        match serde_json::from_slice(&line)? {
+            ExecEvent::Started => Ok(Ok(Self { child, socket, begun, terminal })),
+            ExecEvent::Failed { failure } => {
+                child.wait()?;
+                Ok(Err(failure))
+            }
+            ExecEvent::Exited { .. } => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The master of its terminal, for whoever shows it.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// Where its end is told, and what was read of that already.
+    pub fn events(&mut self) -> io::Result<(UnixStream, Vec<u8>)> {
+        Ok((self.socket.try_clone()?, std::mem::take(&mut self.begun)))
+    }
+
+    /// Tells its parent what to do.
+    pub fn order(&self, order: &ExecOrder) {
+        drop(send_line(&self.socket, order));
+    }
+
+    /// Waits for its parent, after the end of its events.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+}
+
+/// Executes our binary under another name, with a socket as its standard input. What becomes of it enters a container, so it
+/// is executed from a file that nobody in there can write to.
+fn spawn(argv0: &str, socket: UnixStream, shares_output: bool) -> io::Result<Child> {
+    let program = sys::seal_program(Path::new(SELF))?;
+    let output = || if shares_output { Stdio::inherit() } else { Stdio::null() };
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
+    Command::new(Path::new("/proc/self/fd").join(program.as_raw_fd().to_string()))
+        .arg0(argv0)
+        // LISTEN_FDS and its like mean something to libcontainer; nothing of the caller's reaches it.
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(socket)))
+        .stdout(output())
+        .stderr(output())
+        .spawn()
 }

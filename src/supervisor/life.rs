@@ -13,13 +13,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, dup2_stdin, pipe2, setsid};
+use nix::unistd::{Pid, dup2_stdin, setsid};
 use oci_spec::runtime::Spec;
 
 use super::audience::Audience;
@@ -32,7 +31,9 @@ use super::log::LogWriter;
 use super::network::OwnNetwork;
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::pulse::Pulse;
-use super::relay::{Listeners, Relay, Watched};
+use super::relay::{Listeners, Relay, Streams, Watched};
+use super::streams::OurEnds;
+use super::terminal::ConsoleSocket;
 use super::victim::last_victim;
 use crate::artifact::Uploader;
 use crate::container::{
@@ -50,6 +51,9 @@ const FORWARDED: [Signal; 6] =
 
 /// What is read of the file that a workflow's shell writes.
 const MAX_STEP_BYTES: u64 = 32;
+
+/// The first descriptor after the standard streams; none above is anybody's when we begin.
+const FIRST_OWN: u32 = 3;
 
 /// Exit status of the supervisor itself when it could not even take its request.
 const NO_REQUEST: u8 = 125;
@@ -84,6 +88,8 @@ pub(super) struct Life {
 impl Life {
     /// Takes the request from standard input, which is the socket, and puts /dev/null there.
     fn begin() -> io::Result<Self> {
+        // What a caller has left open is nothing that a run should keep, least of all for days.
+        sys::close_from(FIRST_OWN);
         // A terminal's signals go to whoever started us; they come as orders.
         setsid()?;
         let signals: SigSet = FORWARDED.into_iter().collect();
@@ -91,7 +97,7 @@ impl Life {
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         dup2_stdin(File::open("/dev/null")?)?;
-        let (request, descriptors) = receive_request(&control)?;
+        let (request, descriptors) = receive_request::<Request>(&control)?;
         let mut descriptors = descriptors.into_iter();
         let lock = descriptors.next().ok_or(io::ErrorKind::InvalidData)?;
         sys::bind_lock_to_process(&lock, LockMode::Exclusive)?;
@@ -168,25 +174,20 @@ impl Life {
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
         let log = LogWriter::open(&self.run.log(), self.request.conduct.logging).map_err(system("write the log"))?;
-        let (stdout, container_out) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
-        let (stderr, container_err) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
-        let stdin = match self.stdin.take() {
-            Some(stdin) => stdin,
-            None => File::open("/dev/null").map_err(system("open `/dev/null`"))?.into(),
-        };
+        let (theirs, ours) = self.streams().map_err(system("make the container's streams"))?;
         let container = {
             let store = Store::at(self.request.store.clone());
             let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
             let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
-            let streams = Stdio { stdin, stdout: container_out, stderr: container_err };
-            let (id, state, bundle) = (&self.request.record.id, &self.request.state, self.run.path());
-            let created = cgroup.in_view(|| Container::create(id, state, bundle, streams)).map_err(cgroup_failure)?;
-            created.map_err(ContainerError::into_failure)?
+            let (request, bundle) = (&self.request, self.run.path());
+            let create = || Container::create(&request.record.id, &request.state, bundle, theirs, request.init);
+            cgroup.in_view(create).map_err(cgroup_failure)?.map_err(ContainerError::into_failure)?
         };
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
-        let linked = models.apply(container.pid().as_raw());
-        let ended = linked.and_then(|()| self.relay(container, &cgroup, (stdout, stderr), log, eye));
+        let settled = ours.settle(container.pid(), &self.request).map_err(system("set up the container's streams"));
+        let linked = settled.and_then(|streams| models.apply(container.pid().as_raw()).map(|()| streams));
+        let ended = linked.and_then(|streams| self.relay(container, &cgroup, streams, log, eye));
         if ended.is_err() {
             // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
             drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
@@ -194,12 +195,23 @@ impl Life {
         ended
     }
 
+    /// The container's ends of its streams and ours.
+    fn streams(&mut self) -> io::Result<(Stdio, OurEnds)> {
+        let given = self.stdin.take();
+        if self.request.terminal.is_some() {
+            let path = self.run.console();
+            let socket = ConsoleSocket::open(path.clone())?;
+            return Ok((Stdio::Console(path), OurEnds::Terminal { socket, given }));
+        }
+        OurEnds::pipes(given, self.request.interactive)
+    }
+
     /// Starts what was created and stays with it until it has ended.
     fn relay(
         &mut self,
         container: Container<Created>,
         cgroup: &Cgroup,
-        output: (OwnedFd, OwnedFd),
+        streams: Streams,
         log: LogWriter,
         mut eye: GpuEye,
     ) -> Result<Exit, StartFailure> {
@@ -244,7 +256,7 @@ impl Life {
             signals: &self.signals,
             feed: &mut self.feed,
         };
-        let relay = Relay::new(watched, listeners, &mut pulse, &mut eye, output, log)
+        let relay = Relay::new(watched, listeners, &mut pulse, &mut eye, streams, log)
             .map_err(system("relay the container's output"))?;
         let outcome = relay.run();
         let status = container.wait().map_err(ContainerError::into_failure)?;

@@ -14,6 +14,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::gpus::GpuWatch;
@@ -26,6 +27,7 @@ use crate::image::ByteSize;
 use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
 use crate::store::{Exit, RunRecord};
+use crate::sys::WindowSize;
 
 /// Largest request; what a thousand mounts need is far below.
 const MAX_REQUEST_BYTES: u32 = 16 << 20;
@@ -72,6 +74,12 @@ pub struct Request {
     pub artifacts: Vec<Prepared>,
     /// User and group that saved files of the container's root are given to.
     pub artifact_owner: Option<(u32, u32)>,
+    /// The container has a terminal.
+    pub terminal: Option<TerminalWish>,
+    /// The container's input is kept open for whoever gives it some.
+    pub interactive: bool,
+    /// The first process of the container is ours: it reaps and passes signals on.
+    pub init: bool,
     /// How to go about it.
     pub conduct: Conduct,
     /// Where programs are told what happens.
@@ -86,6 +94,14 @@ pub struct FeedStart {
     pub seq: u64,
     /// What the caller has opened comes after the locks.
     pub has_listener: bool,
+}
+
+/// A terminal for the container.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalWish {
+    /// Its size at the start, when it is known.
+    pub size: Option<WindowSize>,
 }
 
 /// Open files with locks of GPUs.
@@ -201,6 +217,8 @@ pub enum Event {
         /// Init on the host.
         pid: i32,
     },
+    /// The command line that started the run may leave; see [`Order::Detach`].
+    Detached,
     /// An artifact was saved.
     Saved {
         /// Files in all artifacts.
@@ -249,6 +267,15 @@ pub enum Order {
         /// Which, to what.
         change: LimitChange,
     },
+    /// The terminal that the run is shown in has another size.
+    Resize {
+        /// Which.
+        size: WindowSize,
+    },
+    /// Give me the output from now on. With it come two or three descriptors: pipes for output and errors, and one with input.
+    Attach,
+    /// From the command line that started the run: it leaves, and the run goes on.
+    Detach,
 }
 
 /// Why a run is ended from outside.
@@ -265,7 +292,7 @@ pub enum StopReason {
 
 /// Sends the request; `descriptors` are the run's lock, those of its devices (as [`Request::leases`] says), the listener of its
 /// feed and, when there is one, the container's standard input.
-pub fn send_request(socket: &UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send_request(socket: &UnixStream, request: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(request)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -281,7 +308,7 @@ pub fn send_request(socket: &UnixStream, request: &Request, descriptors: &[Borro
 }
 
 /// Receives the request and its descriptors, which are closed on exec.
-pub fn receive_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
+pub fn receive_request<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut length = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -302,6 +329,19 @@ pub fn receive_request(socket: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>
     let mut body = Vec::new();
     Read::take(socket, u64::from(length)).read_to_end(&mut body)?;
     Ok((serde_json::from_slice(&body)?, descriptors))
+}
+
+/// Asks a supervisor for what its container writes, and offers to write to it; pipes as [`Order::Attach`] has them.
+pub fn send_attach(socket: &UnixStream, pipes: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&Order::Attach)?;
+    line.push(b'\n');
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(pipes)) {
+        return Err(io::Error::other("too many descriptors for one order"));
+    }
+    let sent = sendmsg(socket, &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Writes one event or order as a line.

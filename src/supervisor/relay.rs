@@ -4,26 +4,25 @@
 //! it would without us, but never the signals and orders: writes are so small that they cannot block after POLLOUT
 //! (pipe(7): `PIPE_BUF` bytes fit).
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout};
 
 use super::audience::{Audience, Heard, Seat};
+use super::flow::Flow;
 use super::gpus::GpuEye;
+use super::input::{Inlet, Input};
 use super::life::now;
 use super::live::LiveRun;
 use super::log::{LogWriter, Stream};
-use super::mask::{MaskedStream, Masker};
 use super::protocol::{Conduct, Event, Order, StopReason};
 use super::pulse::Pulse;
+use super::terminal::Terminal;
 use super::victim::last_victim;
 use crate::artifact::{UploadEvent, Uploader};
 use crate::container::Cgroup;
@@ -31,8 +30,6 @@ use crate::store::{ExitReason, Feed, Happening};
 use crate::sys;
 
 const READ_BYTES: usize = 64 << 10;
-/// What a pipe or terminal takes without blocking once it says it takes anything.
-const SAFE_WRITE_BYTES: usize = 4096;
 /// How long output may still come after init has ended: only from a pipe that was handed out of the container.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -45,125 +42,6 @@ pub(super) struct Outcome {
     pub(super) killed: bool,
     /// The log could not be written, and why.
     pub(super) log_error: Option<io::Error>,
-}
-
-/// One of the container's streams on its way.
-struct Flow {
-    stream: Stream,
-    /// The container's end; `None` after its end of file.
-    source: Option<File>,
-    /// Our own standard output or error; `None` when nobody reads it any more.
-    sink: Option<File>,
-    sink_takes_bytes: usize,
-    pending: Vec<u8>,
-    /// Nobody waits for a sink that does not take more at once: what it misses stands in the log.
-    is_lossy: bool,
-    /// Hides secrets from both.
-    masked: MaskedStream,
-}
-
-impl Flow {
-    /// Without a sink, for a run that nobody watches, the log alone gets it.
-    fn new(stream: Stream, source: OwnedFd, sink: Option<BorrowedFd<'_>>, masker: &Masker) -> io::Result<Self> {
-        let sink = sink.map(|sink| sink.try_clone_to_owned()).transpose()?.map(File::from);
-        let kind = sink.as_ref().map(File::metadata).transpose()?.map(|metadata| metadata.file_type());
-        let may_block = kind.is_none_or(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket());
-        Ok(Self {
-            stream,
-            source: Some(File::from(source)),
-            sink,
-            sink_takes_bytes: if may_block { SAFE_WRITE_BYTES } else { usize::MAX },
-            pending: Vec::new(),
-            is_lossy: false,
-            masked: masker.stream(),
-        })
-    }
-
-    /// What to wait for: room in the sink while something is pending, else more from the source.
-    fn interest(&self) -> Option<PollFd<'_>> {
-        match (&self.sink, &self.source) {
-            (Some(sink), _) if self.waits_for_sink() => Some(PollFd::new(sink.as_fd(), PollFlags::POLLOUT)),
-            (_, Some(source)) => Some(PollFd::new(source.as_fd(), PollFlags::POLLIN)),
-            (_, None) => None,
-        }
-    }
-
-    fn waits_for_sink(&self) -> bool {
-        !self.pending.is_empty() && !self.is_lossy
-    }
-
-    fn advance(&mut self, log: &mut LogWriter, buffer: &mut [u8], outcome: &mut Outcome) {
-        if self.waits_for_sink() {
-            self.write();
-            return;
-        }
-        self.read(log, buffer, outcome);
-        while self.is_lossy && !self.pending.is_empty() && self.sink_is_ready() {
-            self.write();
-        }
-        if self.is_lossy {
-            self.pending.clear();
-        }
-    }
-
-    fn read(&mut self, log: &mut LogWriter, buffer: &mut [u8], outcome: &mut Outcome) {
-        let Some(source) = &mut self.source else { return };
-        match source.read(buffer) {
-            Ok(read @ 1..) => self.take_in(&buffer[..read], log, outcome),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(_) | Err(_) => {
-                self.source = None;
-                self.give_out_the_rest(log, outcome);
-            }
-        }
-    }
-
-    fn take_in(&mut self, bytes: &[u8], log: &mut LogWriter, outcome: &mut Outcome) {
-        // What may still become a secret is kept back.
-        let before = self.pending.len();
-        self.masked.push(bytes, &mut self.pending);
-        self.log_from(before, log, outcome);
-    }
-
-    /// Nothing more comes.
-    fn give_out_the_rest(&mut self, log: &mut LogWriter, outcome: &mut Outcome) {
-        let before = self.pending.len();
-        self.masked.finish(&mut self.pending);
-        self.log_from(before, log, outcome);
-    }
-
-    fn log_from(&mut self, start: usize, log: &mut LogWriter, outcome: &mut Outcome) {
-        let new = &self.pending[start..];
-        if !new.is_empty()
-            && let Err(error) = log.write(Timestamp::now(), self.stream, new)
-        {
-            outcome.log_error.get_or_insert(error);
-        }
-        if self.sink.is_none() {
-            self.pending.clear();
-        }
-    }
-
-    fn write(&mut self) {
-        let Some(sink) = &mut self.sink else { return };
-        let piece = &self.pending[..self.pending.len().min(self.sink_takes_bytes)];
-        match sink.write(piece) {
-            Ok(written) => drop(self.pending.drain(..written)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
-            // Nobody reads it any more. The workload is told as it would be in a pipeline of a shell: by a closed pipe.
-            Err(_) => {
-                self.sink = None;
-                self.pending.clear();
-                self.source = None;
-            }
-        }
-    }
-
-    fn sink_is_ready(&self) -> bool {
-        let Some(sink) = &self.sink else { return false };
-        let mut fds = [PollFd::new(sink.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-    }
 }
 
 /// What the relay must know about the run.
@@ -199,13 +77,25 @@ pub(super) struct Listeners<'a> {
     pub(super) feed: &'a mut Feed,
 }
 
+/// The container's streams, our ends.
+pub(super) struct Streams {
+    /// What it reads from, and what comes from the command line for it.
+    pub(super) input: Input,
+    /// Where it writes; one for a terminal, else standard output and error.
+    pub(super) output: Vec<(Stream, OwnedFd)>,
+    /// Its terminal, if it has one.
+    pub(super) terminal: Option<Terminal>,
+}
+
 /// Everything the supervisor listens to while the container runs.
 pub(super) struct Relay<'a> {
     watched: Watched<'a>,
     listeners: Listeners<'a>,
     pulse: &'a mut Pulse,
     gpus: &'a mut GpuEye,
-    flows: [Flow; 2],
+    flows: Vec<Flow>,
+    input: Input,
+    terminal: Option<Terminal>,
     log: LogWriter,
     /// Init has ended.
     ended: bool,
@@ -221,6 +111,7 @@ enum Place {
     Gpus,
     Init,
     Flow(usize),
+    Input(Inlet),
     Seat(Seat),
 }
 
@@ -230,24 +121,37 @@ impl<'a> Relay<'a> {
         listeners: Listeners<'a>,
         pulse: &'a mut Pulse,
         gpus: &'a mut GpuEye,
-        (stdout, stderr): (OwnedFd, OwnedFd),
+        streams: Streams,
         log: LogWriter,
     ) -> io::Result<Self> {
         let (out, err) = (io::stdout(), io::stderr());
         let shown = !watched.detached;
         let masker = watched.conduct.secrets.masker();
-        let flows = [
-            Flow::new(Stream::Stdout, stdout, shown.then(|| out.as_fd()), &masker)?,
-            Flow::new(Stream::Stderr, stderr, shown.then(|| err.as_fd()), &masker)?,
-        ];
-        let outcome = Outcome::default();
-        Ok(Self { watched, listeners, pulse, gpus, flows, log, ended: false, kill_at: None, outcome })
+        let Streams { input, output, terminal } = streams;
+        let flow = |(stream, source)| {
+            let sink = if stream == Stream::Stdout { out.as_fd() } else { err.as_fd() };
+            Flow::new(stream, source, shown.then_some(sink), &masker)
+        };
+        let flows = output.into_iter().map(flow).collect::<io::Result<_>>()?;
+        Ok(Self {
+            watched,
+            listeners,
+            pulse,
+            gpus,
+            flows,
+            input,
+            terminal,
+            log,
+            ended: false,
+            kill_at: None,
+            outcome: Outcome::default(),
+        })
     }
 
     /// Runs until init has ended and all it wrote has been passed on.
     pub(super) fn run(mut self) -> Outcome {
         let mut buffer = vec![0; READ_BYTES];
-        while !(self.ended && self.flows.iter().all(|flow| flow.source.is_none() && !flow.waits_for_sink())) {
+        while !(self.ended && self.flows.iter().all(Flow::is_over)) {
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill();
             }
@@ -257,6 +161,7 @@ impl<'a> Relay<'a> {
                 break;
             };
             self.pass_on(&places, &mut buffer);
+            self.take_input(&places, &mut buffer);
             if places.contains(&Place::Signals) {
                 self.take_signal();
             }
@@ -297,6 +202,11 @@ impl<'a> Relay<'a> {
         if !self.ended {
             places.push(Place::Init);
             fds.push(PollFd::new(self.watched.init_ended, PollFlags::POLLIN));
+            for (inlet, fd) in self.input.inlets() {
+                let wanted = if inlet == Inlet::Room { PollFlags::POLLOUT } else { PollFlags::POLLIN };
+                places.push(Place::Input(inlet));
+                fds.push(PollFd::new(fd, wanted));
+            }
         }
         for (index, flow) in self.flows.iter().enumerate() {
             if let Some(interest) = flow.interest() {
@@ -347,6 +257,15 @@ impl<'a> Relay<'a> {
         }
     }
 
+    fn take_input(&mut self, places: &[Place], buffer: &mut [u8]) {
+        // Last ones first: one that has ended leaves its place to the last.
+        for place in places.iter().rev() {
+            if let Place::Input(inlet) = *place {
+                self.input.advance(inlet, buffer);
+            }
+        }
+    }
+
     /// A signal to us: passed on, or a wish to end the run.
     fn take_signal(&mut self) {
         let Ok(Some(signal)) = self.listeners.signals.read_signal() else { return };
@@ -369,7 +288,7 @@ impl<'a> Relay<'a> {
             match (self.listeners.audience.hear(seat), seat) {
                 (Heard::Orders(orders), _) => {
                     for order in orders {
-                        let error = self.obey(&order).err();
+                        let error = self.obey(&order, seat).err();
                         self.listeners.audience.answer(seat, &Event::Answer { error });
                     }
                 }
@@ -403,18 +322,21 @@ impl<'a> Relay<'a> {
 
     fn lose_client(&mut self) {
         // A reader that has stalled must not keep the run from ending.
-        self.flows.iter_mut().for_each(|flow| flow.is_lossy = true);
+        self.flows.iter_mut().for_each(Flow::let_lose);
         if !self.watched.detached {
             self.stop(ExitReason::ClientLost, None);
         }
     }
 
     /// Why it could not, in words.
-    fn obey(&mut self, order: &Order) -> Result<(), String> {
-        if self.ended {
-            return Err("it has just ended".to_owned());
-        }
+    fn obey(&mut self, order: &Order, seat: Seat) -> Result<(), String> {
         match order {
+            // The last of the output comes when init has ended.
+            Order::Attach => self.attach(seat),
+            Order::Resize { size } => self.terminal.iter().for_each(|terminal| terminal.resize(*size)),
+            Order::Detach if seat == Seat::Client => self.detach(),
+            Order::Detach => return Err("only the command line that started it may detach it".to_owned()),
+            _ if self.ended => return Err("it has just ended".to_owned()),
             Order::Signal { number } => return self.send(*number),
             Order::Stop { reason: StopReason::Aborted, .. } => {
                 self.outcome.stopped = Some(ExitReason::Aborted);
@@ -445,6 +367,33 @@ impl<'a> Relay<'a> {
         }
         self.listeners.feed.tell(now(), Happening::Signal { signal: number });
         sent.map_err(|error| format!("the kernel refuses the signal: {error}"))
+    }
+
+    /// Somebody who has come with pipes gets the output from now on, and may write when the container reads.
+    fn attach(&mut self, seat: Seat) {
+        let mut pipes = self.listeners.audience.take_descriptors(seat).into_iter();
+        // A terminal has one stream; the pipe for the other one is closed.
+        for (pipe, place) in pipes.by_ref().take(2).zip(0..) {
+            if let Some(flow) = self.flows.get_mut(place) {
+                flow.add_listener(pipe);
+            }
+        }
+        if let Some(source) = pipes.next() {
+            self.input.add(source);
+        }
+    }
+
+    /// The command line leaves, and the run goes on without it.
+    fn detach(&mut self) {
+        self.watched.detached = true;
+        self.input.keep_open();
+        self.flows.iter_mut().for_each(Flow::leave_sink);
+        // Its terminal, which is ours as well.
+        if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+            let _ = dup2_stdout(&null);
+            let _ = dup2_stderr(&null);
+        }
+        self.listeners.audience.tell(&Event::Detached);
     }
 
     /// Asks the workload to stop; whoever asks again may only shorten its time.

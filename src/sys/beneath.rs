@@ -5,11 +5,13 @@
 //! openat2(2) and `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV`. Links are read and
 //! followed by the caller, who knows what their root is.
 //!
-//! The one exception is [`Dir::open_in_root`], for ways through a container that its own processes would take; the kernel keeps
+//! The exceptions are [`Dir::open_in_root`] and [`Dir::open_file_in_root`], for ways through a container that its own processes would take; the kernel keeps
 //! it inside. A [`Dir`] that was asked for [`Dir::across_mounts`] enters what is mounted below it, with `RESOLVE_NO_XDEV` left out.
 //!
 //! Some calls exist only for paths (`chmod`, `*xattr` on links and devices). They go through `/proc/self/fd/N/name`: the
 //! kernel takes the open directory from the descriptor and treats the last component as `l*` calls do.
+
+mod in_root;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -22,9 +24,6 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Times
 
 /// Largest list of attribute names and largest attribute value that the kernel hands out (xattr(7)).
 const MAX_XATTR_BYTES: usize = 64 << 10;
-
-/// How often a way is tried again on which somebody renames.
-const RENAME_ATTEMPTS: u32 = 10_000;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -183,27 +182,6 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat2(&self.0, name, flags, Mode::empty(), self.1)?);
         Ok(file.metadata()?.is_file().then_some(file))
-    }
-
-    /// The same directory, from which other file systems that are mounted below are reached too, as in a container.
-    #[must_use]
-    pub fn across_mounts(self) -> Self {
-        Self(self.0, self.1.difference(ResolveFlags::NO_XDEV))
-    }
-
-    /// Opens the directory at `path` as a process would for which this directory is `/`: links are followed, and neither they
-    /// nor `..` lead out (`RESOLVE_IN_ROOT`), whoever renames what meanwhile. The kernel's own links are not followed.
-    pub fn open_in_root(&self, path: &OsStr) -> io::Result<Self> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | self.1.intersection(ResolveFlags::NO_XDEV);
-        let path = if path.is_empty() { OsStr::new("/") } else { path };
-        let mut attempts = 0;
-        loop {
-            match rustix::fs::openat2(&self.0, path, DIRECTORY, Mode::empty(), resolve) {
-                // Something was renamed while `..` was looked at, and the kernel cannot tell any more that it stays inside.
-                Err(rustix::io::Errno::AGAIN) if attempts < RENAME_ATTEMPTS => attempts += 1,
-                opened => return Ok(Self(opened?, self.1)),
-            }
-        }
     }
 
     /// Whether the directory is of a file system that the kernel makes up, in which reading may block, or do something.

@@ -9,8 +9,12 @@ mod lock;
 pub mod mount;
 mod net;
 mod nvml;
+mod passing;
 mod process;
+mod pty;
+mod sealed;
 mod space;
+mod terminal;
 mod tree;
 
 pub use atomic::{sync_dir, write_atomic};
@@ -19,9 +23,15 @@ pub use file::{open_regular, read_bounded};
 pub use lock::{Lock, LockMode, bind_lock_to_process};
 pub use net::{bring_up_loopback, in_mount_namespace, remove_bridge, stand_in_network};
 pub use nvml::{RawNvml, RawXid};
+pub use passing::{receive_descriptor, send_descriptor};
 pub use process::{
-    die_with_parent, exit_now, inherited, join_new_keyring, pidfd, raise_open_files, reader_is_gone, reset_signals,
-    send_signal, signal_process, write_raw,
+    close_from, die_with_parent, exit_now, fork, has_ended, inherited, join_new_keyring, next_signal, pidfd,
+    raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
 };
+pub use pty::{
+    WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_nonblocking, set_window_size, window_size,
+};
+pub use sealed::seal_program;
 pub use space::{free_bytes, is_tmpfs, network_file_system};
+pub use terminal::{RawTerminal, is_terminal};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};

@@ -110,3 +110,47 @@ pub fn send_signal(pid: nix::unistd::Pid, number: i32) -> io::Result<()> {
     // SAFETY: kill(2) touches no memory; a bad number or pid is answered with an error.
     if unsafe { libc::kill(pid.as_raw(), number) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Makes a copy of the process; `None` in the copy. Only for a process with one thread: in a copy of another one nothing
+/// may be done that takes a lock, allocation included.
+pub fn fork() -> io::Result<Option<nix::unistd::Pid>> {
+    // SAFETY: the callers have one thread, so no lock is held by a thread that the copy lacks.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
+/// Closes every descriptor from this number on, whoever in the process believes to own it: for a process that does nothing
+/// with descriptors any more.
+pub fn close_from(first: u32) {
+    // SAFETY: close_range(2) touches no memory. That owners of descriptors find them closed is the contract above.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    if closed < 0 {
+        // Before Linux 5.9, or where a filter does not know the call.
+        for fd in i32::try_from(first).unwrap_or(i32::MAX)..1024 {
+            // SAFETY: as above.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// Waits for the next signal of all that are blocked; its number.
+#[must_use]
+pub fn next_signal() -> i32 {
+    let all = SigSet::all();
+    let mut number = 0;
+    loop {
+        // SAFETY: sigwait(3) reads the set and writes one number, both of which live here.
+        if unsafe { libc::sigwait(all.as_ref(), &raw mut number) } == 0 {
+            return number;
+        }
+    }
+}
+
+/// Whether the process behind a pidfd has ended.
+#[must_use]
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}

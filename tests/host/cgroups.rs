@@ -57,12 +57,12 @@ fn sleeper(env: &TestEnv, name: &str, flags: &[&str]) -> Running {
 }
 
 /// A cgroup that plays the caller's, in every hierarchy that has controllers.
-struct Job {
+pub(crate) struct Job {
     dirs: Vec<PathBuf>,
 }
 
 impl Job {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let controllers: &[&str] = if is_v2() { &["memory"] } else { &["memory", "pids", "cpu", "freezer", "devices"] };
         let dirs: Vec<PathBuf> = controllers.iter().map(|controller| mount_of(controller).join(&name)).collect();
@@ -96,7 +96,7 @@ impl Job {
     }
 
     #[track_caller]
-    fn run(&self, env: &TestEnv, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, env: &TestEnv, words: &[&str]) -> Output {
         finish(&mut self.command(env, words))
     }
 
@@ -505,21 +505,24 @@ fn what_a_killed_supervisor_leaves_is_found_in_every_mode() {
     }
 }
 
-/// As in a container that is not trusted with them.
+/// Calls dockless as in a container that is not trusted with cgroups.
+#[track_caller]
+pub(crate) fn where_read_only(env: &TestEnv, words: &[&str]) -> Output {
+    let run = env.command(words);
+    // Each mount of a hierarchy, read-only, in a mount namespace of its own.
+    let script = "awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts | while read -r dir; do mount -o remount,bind,ro \"$dir\"; done; exec \"$@\"";
+    let mut command = program("unshare", ["-m", "sh", "-c", script, "sh"]);
+    command.arg(run.get_program()).args(run.get_args()).current_dir(env.work());
+    command
+        .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+    finish(command.arg0("unshare"))
+}
+
 #[test]
 fn where_cgroups_are_read_only_runs_inherit() {
     let Some(env) = app() else { return };
-    let within = |words: &[&str]| {
-        let run = env.command(words);
-        // Each mount of a hierarchy, read-only, in a mount namespace of its own.
-        let script = "awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts | while read -r dir; do mount -o remount,bind,ro \"$dir\"; done; exec \"$@\"";
-        let mut command = program("unshare", ["-m", "sh", "-c", script, "sh"]);
-        command.arg(run.get_program()).args(run.get_args()).current_dir(env.work());
-        command
-            .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))))
-            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
-        finish(command.arg0("unshare"))
-    };
+    let within = |words: &[&str]| where_read_only(&env, words);
     let name = env.name();
     let output = within(&["-v", "run", "--name", &name, "app", "echo", "hi"]).code(0);
     assert!(output.stdout.contains("hi") && output.stderr.contains("cgroups: inherit, because"), "{output:?}");

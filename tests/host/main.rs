@@ -3,6 +3,7 @@
 //! Each test has a store of its own and may run beside the others. A test that cannot run here says why.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod attach;
 mod base;
 mod buckets;
 mod cgroups;
@@ -15,6 +16,7 @@ mod crash;
 mod doctor;
 mod early;
 mod ends;
+mod exec;
 mod exit;
 mod faults;
 mod flags_dns;
@@ -30,6 +32,7 @@ mod gpu_docs;
 mod gpu_images;
 mod gpu_watch;
 mod images;
+mod init;
 mod isolation;
 mod judges;
 mod kept;
@@ -52,5 +55,6 @@ mod steps;
 mod support;
 mod transport;
 mod transport_hostile;
+mod tty;
 mod workflow;
 mod workflow_keys;

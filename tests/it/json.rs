@@ -58,6 +58,8 @@ fn full() -> RunRecord {
         limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
         gpus: vec![RunGpu { uuid: String::new(), model: String::new(), shared: true }],
         detached: true,
+        terminal: true,
+        interactive: true,
         interruptible: true,
         ports: vec!["8080".to_owned()],
         network: Some(RunNetwork {

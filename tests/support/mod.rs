@@ -6,6 +6,7 @@ pub(crate) mod env;
 pub(crate) mod examples;
 mod http;
 pub(crate) mod image;
+pub(crate) mod pty;
 pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod tracer;

@@ -4,8 +4,10 @@
 //! its logging at most. What it does not do is done here: its `Executor` is ours (exec.rs), its error chains are walked to
 //! their ends, its state directory is removed with the container.
 
+mod tenant;
+
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container as Inner;
 use libcontainer::container::builder::ContainerBuilder;
@@ -15,7 +17,11 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+pub(super) use self::tenant::{
+    close_on_exec, drop_capabilities, load_filter, raise_capabilities, set_limits, use_profile,
+};
 use super::exec::{Report, Reporter, StartFailure, Workload};
+use super::init::stay_as_init;
 use crate::sys;
 
 /// How readily the kernel kills this process when memory is short (`proc_pid_oom_score_adj(5)`).
@@ -27,13 +33,18 @@ const ENDED_EARLY: &str = "its first process ended before the workload was start
 
 /// Standard streams of the container's init.
 #[derive(Debug)]
-pub struct Stdio {
-    /// Where it reads.
-    pub stdin: OwnedFd,
-    /// Where it writes.
-    pub stdout: OwnedFd,
-    /// Where it complains.
-    pub stderr: OwnedFd,
+pub enum Stdio {
+    /// One descriptor each.
+    Streams {
+        /// Where it reads.
+        stdin: OwnedFd,
+        /// Where it writes.
+        stdout: OwnedFd,
+        /// Where it complains.
+        stderr: OwnedFd,
+    },
+    /// A terminal, which the specification asks for; its master is sent to the socket at this path.
+    Console(PathBuf),
 }
 
 /// The container exists, its init waits for the word to go.
@@ -93,23 +104,33 @@ impl ContainerError {
 }
 
 impl Container<Created> {
-    /// Makes the container that `bundle/config.json` describes; its state goes to `state_root/<id>`.
+    /// Makes the container that `bundle/config.json` describes; its state goes to `state_root/<id>`. With `with_init` its first
+    /// process is ours, and the workload a child of that.
     ///
     /// # Errors
     /// [`ContainerError::Start`] when the workload's program cannot be run, found out inside the container;
     /// [`ContainerError::Runtime`] for anything that libcontainer refuses. Nothing of it stays but cgroups, which the
     /// caller removes in any case.
-    pub fn create(id: &str, state_root: &Path, bundle: &Path, stdio: Stdio) -> Result<Self, ContainerError> {
+    pub fn create(
+        id: &str,
+        state_root: &Path,
+        bundle: &Path,
+        stdio: Stdio,
+        with_init: bool,
+    ) -> Result<Self, ContainerError> {
         let (reporter, report) =
             Reporter::new().map_err(|source| ContainerError::System { operation: "make a pipe", source })?;
-        let executor = Init { report: Report::new(&report) };
+        let executor = Init { report: Report::new(&report), stays: with_init };
+        let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default()).with_executor(executor);
+        let builder = match stdio {
+            Stdio::Streams { stdin, stdout, stderr } => {
+                builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
+            }
+            Stdio::Console(path) => builder.with_console_socket(Some(path)),
+        };
         // libcontainer gives the container's score to this process first, which then would be killed as readily.
         let score = std::fs::read(OWN_SCORE);
-        let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-            .with_executor(executor)
-            .with_stdin(stdio.stdin)
-            .with_stdout(stdio.stdout)
-            .with_stderr(stdio.stderr)
+        let built = builder
             .with_root_path(state_root)
             .and_then(ContainerBuilder::validate_id)
             .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
@@ -207,7 +228,8 @@ fn with_hint(error: ContainerError, hint: impl FnOnce() -> Option<String>) -> Co
     }
 }
 
-fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ContainerError {
+/// All that an error of libcontainer says, outermost first.
+fn reasons(error: &(dyn std::error::Error + 'static)) -> String {
     let mut reasons: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -218,7 +240,11 @@ fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -
         }
         next = error.source();
     }
-    let reason = reasons.join(": ");
+    reasons.join(": ")
+}
+
+fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ContainerError {
+    let reason = reasons(error);
     let hint = if reason.contains("cgroup") {
         "\nhint: `mount | grep cgroup` shows whether the cgroup hierarchies are mounted and writable".to_owned()
     } else {
@@ -231,6 +257,8 @@ fn runtime(operation: &'static str, error: &(dyn std::error::Error + 'static)) -
 #[derive(Clone)]
 struct Init {
     report: Report,
+    /// As the container's first process.
+    stays: bool,
 }
 
 impl Init {
@@ -262,6 +290,12 @@ impl Executor for Init {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if self.stays
+            && let Err(error) = stay_as_init()
+        {
+            self.report.send(&StartFailure::ours(format!("cannot start a process in the container: {error}")));
+            sys::exit_now(125);
+        }
         sys::reset_signals();
         let failure = Self::workload(spec).execute();
         self.report.send(&failure);
