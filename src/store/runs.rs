@@ -39,7 +39,7 @@ const MAX_NAME_LEN: usize = 63;
 /// Most bytes of a record that are read; arguments and environment may take megabytes.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
 /// How often and how long the lock of a free name is waited for.
-const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_ATTEMPTS: u32 = 2000;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The name of a run: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, at most 63 characters, safe as a file name and a cgroup name.

@@ -61,7 +61,10 @@ pub fn sweep(store: &Store, state_root: &Path, leases: &Path, network: &Path) ->
                 continue;
             }
         };
-        kill_copies(&lock);
+        // A run without a record has no supervisor yet, and whoever is making it waits for the lock.
+        if !run.lacks_record() {
+            kill_copies(&lock);
+        }
         // What cannot be mended now must not keep anybody from working, least of all from freeing space.
         match end(store, &run, state_root, leases) {
             Ok(lines) => told.extend(lines),

@@ -105,7 +105,7 @@ fn the_hosts_network_is_the_default() {
     let expected = format!("{}\n{hosts}", own.display());
     assert_eq!(env.script(&[], script).text(), expected.trim());
     assert_ne!(env.script(&["--network", "none"], "readlink /proc/self/ns/net").text(), own.display().to_string());
-    env.container(&["--network", "bridge", "app"]).refused(125, &["bridge"]);
+    env.container(&["--network", "macvlan", "app"]).refused(125, &["macvlan"]);
 }
 
 #[test]

@@ -206,7 +206,8 @@ fn cores_memory_and_shared_memory_are_limited() {
          commands: ['echo begun > out/state', 'exec python3 -c \"x = b\\\"x\\\" * (300 << 20)\"']",
     );
     let (name, output) = run(&env);
-    output.code(137).stderr.find("killed: out of memory (limit 64 MiB").expect("the reason is told");
+    let told = output.code(137).stderr;
+    assert!(told.contains("killed: out of memory (") && told.contains("limit 64 MiB"), "{told}");
     assert_eq!(env.record(&name)["exit"]["reason"], "oom_killed");
     assert_eq!(saved(&env, &name, "out/state"), "begun\n");
     env.assert_clean();
