@@ -1,8 +1,8 @@
 //! A network of a container's own: a bridge, an address on it, the way out, published ports and names.
 //!
 //! The work in the kernel is done by the distribution's `netavark`, that of names by its `aardvark-dns`; what they do not know is
-//! here: which addresses are free and whose they are ([`lease`]), which subnet nobody else has ([`subnet`]), and which ports of the
-//! machine are taken ([`publish`]).
+//! here: which addresses are free and whose they are (`lease`), which subnet nobody else has (`subnet`), and which ports of the
+//! machine are taken (`publish`).
 //!
 //! ```text
 //! /run/dockless/network/     of the whole machine, not of one store
