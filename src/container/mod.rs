@@ -31,5 +31,5 @@ pub use member::Member;
 pub use process::Process;
 pub use stats::Sample;
 pub use tenant::{Started, Tenant, TenantStreams, start_tenant};
-pub use update::{LimitChange, UpdateError};
+pub use update::{LimitChange, UpdateError, forbid_swap};
 pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

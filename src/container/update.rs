@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Cgroup, read_number};
@@ -314,6 +315,20 @@ fn refused(write: &Write, source: io::Error) -> UpdateError {
             UpdateError::InUse { used: ByteSize(used), asked: ByteSize(asked) }
         }
         (what, ..) => UpdateError::Refused { what, value: write.value.clone(), source },
+    }
+}
+
+/// Writes a swap limit of nothing, which libcgroups 0.7 takes for none on version 2. `dir` is the run's cgroup there.
+pub fn forbid_swap(dir: &Path, spec: &Spec) -> io::Result<()> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let Some(memory) = resources.and_then(|resources| resources.memory().as_ref()) else { return Ok(()) };
+    match (memory.limit(), memory.swap()) {
+        (Some(limit), Some(both)) if limit == both && limit > 0 => match fs::write(dir.join("memory.swap.max"), "0") {
+            // Where swap is not accounted that was said before.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written,
+        },
+        _ => Ok(()),
     }
 }
 

@@ -37,7 +37,7 @@ use super::terminal::ConsoleSocket;
 use super::victim::last_victim;
 use crate::artifact::Uploader;
 use crate::container::{
-    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, restrict_devices, start_time_of,
+    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, forbid_swap, restrict_devices, start_time_of,
 };
 use crate::gpu::lease::Handed;
 use crate::rootfs::{self, Layers, Rootfs};
@@ -282,12 +282,13 @@ impl Life {
     }
 
     /// The runtime has written the device rules where there is a file for them; elsewhere it is done here, before the workload
-    /// starts.
+    /// starts, and so is what it leaves out of the limits of version 2.
     fn restrict_devices(&self, cgroup: &Cgroup) -> Result<(), StartFailure> {
         let Some(dir) = cgroup.unified_dir() else { return Ok(()) };
         let config = self.run.config();
         let spec = Spec::load(&config)
             .map_err(|error| StartFailure::ours(format!("cannot read `{}`: {error}", config.display())))?;
+        forbid_swap(&dir, &spec).map_err(system("limit swap"))?;
         restrict_devices(&dir, &spec).map_err(|error| StartFailure::ours(describe(&error)))
     }
 
