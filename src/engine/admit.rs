@@ -23,7 +23,6 @@ pub(super) fn admit(
     request: &mut RunRequest,
     given: Result<Given, EngineError>,
 ) -> Result<Admitted, EngineError> {
-    prepare::check_cgroup(request)?;
     let mut warnings = Vec::new();
     let (given, missing) = given_or_missing(request.host_check, given)?;
     if matches!(request.options.network, Network::Host) {
@@ -50,6 +49,8 @@ pub(super) fn admit(
         // Before all others: the workflow's own may say something else.
         request.options.env.insert(0, EnvSetting::set("DOCKLESS_GPUS_NUM", &given.chosen.len().to_string())?);
     }
+    // After the machine was asked for all it lacks at once, and before anything is fetched.
+    prepare::check_cgroup(request)?;
     let record = prepare::submit(request, given.recorded(request.devices.shared), deps, caches)?;
     let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), Inputs::mounts)?;
     Ok(Admitted { record, given, mounted: Vec::new(), mounts, warnings })
