@@ -60,7 +60,7 @@ use crate::image::{Descriptor, LocalSource, Observer, Platform, Reference};
 use crate::network::{Lease, Places};
 use crate::registry::{self, Login};
 use crate::rootfs::Choice;
-use crate::spec::{self};
+use crate::spec::{self, Dialect};
 use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
 pub use crate::supervisor::Logging;
 use crate::supervisor::protocol::FeedStart;
@@ -294,8 +294,9 @@ impl Engine {
 
     /// Starts a run. It goes on in its supervisor; [`Run`] hears of it.
     pub async fn run(&self, mut request: RunRequest, observer: &Arc<dyn Observer>) -> Result<Run, EngineError> {
+        let host = prepare::host(Dialect::Libcontainer)?;
         if request.host_check == HostCheck::None {
-            prepare::check(&request.options)?;
+            request.options.check(&host)?;
         }
         share::joins(&self.store, &request.options)?;
         network::check(&request, &self.settings)?;
@@ -303,7 +304,7 @@ impl Engine {
             self.fetch_artifacts(&record).await?;
         }
         let given = self.devices(&request, observer).await;
-        let mut admitted = admit(&self.store, &mut request, given)?;
+        let mut admitted = admit(&self.store, &mut request, given, host)?;
         request.options.mounts.extend(admitted.mounts.iter().map(|mount| mount.setting.clone()));
         let _kept = self.keep_images().await?;
         let listener = request.events.take();
@@ -399,12 +400,13 @@ impl Engine {
         devices: &Devices,
         observer: &Arc<dyn Observer>,
     ) -> Result<spec::Built, EngineError> {
-        prepare::check(options)?;
+        let host = prepare::host(Dialect::Standard)?;
+        options.check(&host)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
-        Ok(prepare::spec(&self.store, &image, options, devices, &given, "spec")?.0)
+        Ok(prepare::spec(&self.store, &image, options, devices, &given, &host, "spec")?.0)
     }
 
     /// Writes a bundle to `dir`, which must not be there yet: the flat root file system and its `config.json`.
@@ -416,12 +418,13 @@ impl Engine {
         dir: &Path,
         observer: &Arc<dyn Observer>,
     ) -> Result<Vec<String>, EngineError> {
-        prepare::check(options)?;
+        let host = prepare::host(Dialect::Standard)?;
+        options.check(&host)?;
         let _kept = self.keep_images().await?;
         let given = devices::choose(devices)?;
         share::refuse_in_bundle(options)?;
         let image = self.image(image, observer).await?;
-        prepare::bundle(&self.store, &image, options, devices, &given, dir)
+        prepare::bundle(&self.store, &image, options, devices, &given, &host, dir)
     }
 }
 

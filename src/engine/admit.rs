@@ -14,7 +14,7 @@ use super::resources::{Asked, Unmet, check, held};
 use super::{EngineError, HostCheck, InputsWanted, RunRequest};
 use crate::artifact::ArtifactStore;
 use crate::container::{cpu_count, host_resources};
-use crate::spec::{Cpus, EnvSetting, MemoryLimit, Network};
+use crate::spec::{Cpus, EnvSetting, HostFacts, MemoryLimit, Network};
 use crate::store::{RunRecord, Store};
 
 /// Checks and writes the record. What the machine does not have is told before anything is fetched.
@@ -22,6 +22,7 @@ pub(super) fn admit(
     store: &Store,
     request: &mut RunRequest,
     given: Result<Given, EngineError>,
+    host: HostFacts,
 ) -> Result<Admitted, EngineError> {
     let mut warnings = Vec::new();
     let (given, missing) = given_or_missing(request.host_check, given)?;
@@ -50,10 +51,10 @@ pub(super) fn admit(
         request.options.env.insert(0, EnvSetting::set("DOCKLESS_GPUS_NUM", &given.chosen.len().to_string())?);
     }
     // After the machine was asked for all it lacks at once, and before anything is fetched.
-    prepare::check_cgroup(request)?;
+    prepare::check_cgroup(request, &host)?;
     let record = prepare::submit(request, given.recorded(request.devices.shared), deps, caches)?;
     let mounts = inputs.as_ref().map_or_else(|| Ok(Vec::new()), Inputs::mounts)?;
-    Ok(Admitted { record, given, mounted: Vec::new(), mounts, warnings })
+    Ok(Admitted { record, host, given, mounted: Vec::new(), mounts, warnings })
 }
 
 /// GPUs that cannot be had are one line of several where other resources are checked too; elsewhere they are the error.

@@ -14,7 +14,8 @@ use crate::container::{Cgroup, CgroupError, boot_id, host_devices, host_facts};
 use crate::network::Lease;
 use crate::rootfs::{self, Layers, RootEdits, View};
 use crate::spec::{
-    self, Dialect, Hostname, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Options, Paths, PidMode,
+    self, Dialect, HostFacts, Hostname, ImageFiles, IpcMode, MAX_IDENTITY_FILE_BYTES, MountSetting, Options, Paths,
+    PidMode,
 };
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
@@ -23,6 +24,8 @@ use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, TerminalWish, 
 /// A run that was let in.
 pub(super) struct Admitted {
     pub(super) record: RunRecord,
+    /// What the machine is.
+    pub(super) host: HostFacts,
     /// Its GPUs.
     pub(super) given: Given,
     /// The images that are mounted beside its own, in order.
@@ -71,13 +74,12 @@ pub(super) fn submit_waiting(request: &RunRequest) -> Result<(), EngineError> {
 }
 
 /// Refuses a place for the run's cgroup that cannot be had, and limits that would not be kept there.
-pub(super) fn check_cgroup(request: &RunRequest) -> Result<(), EngineError> {
+pub(super) fn check_cgroup(request: &RunRequest, host: &HostFacts) -> Result<(), EngineError> {
     let cgroup = Cgroup::plan(&request.cgroups, &request.id())?;
     if !cgroup.mode().makes_one() && request.options.namespaces.pid != PidMode::Private {
         return Err(CgroupError::SharedProcesses(cgroup.mode()).into());
     }
-    let host = host_facts(&cgroup, Dialect::Libcontainer)?;
-    Ok(cgroup.check_limits(&spec::limits(&request.options, &host)?)?)
+    Ok(cgroup.check_limits(&spec::limits(&request.options, host)?)?)
 }
 
 fn record(
@@ -141,9 +143,9 @@ fn record(
     })
 }
 
-/// Refuses what this machine cannot give before anything is fetched.
-pub(super) fn check(options: &Options) -> Result<(), EngineError> {
-    Ok(options.check(&host_facts(&Cgroup::mounted()?, Dialect::Libcontainer)?)?)
+/// What this machine is, for whoever will read the spec.
+pub(super) fn host(dialect: Dialect) -> Result<HostFacts, EngineError> {
+    Ok(host_facts(&Cgroup::mounted()?, dialect)?)
 }
 
 /// Notes a state on the way; one that cannot be written now is overtaken by the next.
@@ -202,7 +204,7 @@ fn fill(
     let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id)?;
     let paths = paths(dir, &etc, &cgroup);
     let brought = bring_devices(store, image, &mut options, &request.devices, given, Some(&dir.gpu()))?;
-    let mut built = build(store, image, &options, &paths, Dialect::Libcontainer)?;
+    let mut built = build(store, image, &options, &paths, &admitted.host)?;
     cgroup.adapt(&mut built.spec);
     let lease = network::lease(request, settings, &record.id, &image.image.config.exposed_ports)?;
     let plan = lease.as_ref().map(Lease::plan);
@@ -361,6 +363,7 @@ pub(super) fn spec(
     options: &Options,
     devices: &Devices,
     given: &Given,
+    host: &HostFacts,
     name: &str,
 ) -> Result<(spec::Built, RootEdits), EngineError> {
     let mut options = options.clone();
@@ -376,7 +379,7 @@ pub(super) fn spec(
         joined: PathBuf::from("joined"),
         images: PathBuf::from("images"),
     };
-    let mut built = build(store, image, &options, &paths, Dialect::Standard)?;
+    let mut built = build(store, image, &options, &paths, host)?;
     built.warnings.splice(0..0, brought.warnings);
     built.notes.splice(0..0, brought.notes);
     Ok((built, brought.root))
@@ -389,10 +392,11 @@ pub(super) fn bundle(
     options: &Options,
     devices: &Devices,
     given: &Given,
+    host: &HostFacts,
     dir: &Path,
 ) -> Result<Vec<String>, EngineError> {
     let name = dir.file_name().map_or_else(|| "bundle".to_owned(), |name| name.to_string_lossy().into_owned());
-    let (built, root_edits) = spec(store, image, options, devices, given, &name)?;
+    let (built, root_edits) = spec(store, image, options, devices, given, host, &name)?;
     let write = |source| EngineError::Write { path: dir.to_owned(), source };
     fs::DirBuilder::new().mode(0o700).create(dir).map_err(write)?;
     let fill = || {
@@ -419,7 +423,7 @@ fn build(
     image: &ReadyImage,
     options: &Options,
     paths: &Paths,
-    dialect: Dialect,
+    host: &HostFacts,
 ) -> Result<spec::Built, EngineError> {
     let view = View::open(&Layers::load(store, &image.layers)?)?;
     let read = |path| -> Result<Option<String>, EngineError> {
@@ -428,13 +432,12 @@ fn build(
     };
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let host = host_facts(&Cgroup::mounted()?, dialect)?;
     let mut options = options.clone();
     if options.security.privileged {
         let given: Vec<PathBuf> = options.edits.devices.iter().map(|device| device.path.clone()).collect();
         options.edits.devices.extend(host_devices().into_iter().filter(|device| !given.contains(&device.path)));
     }
-    Ok(spec::build(&image.image.config, &options, &host, &files, paths)?)
+    Ok(spec::build(&image.image.config, &options, host, &files, paths)?)
 }
 
 /// Directories of this machine that `-v` names are made when they are missing, as docker does.
