@@ -22,6 +22,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 
+use super::space::kind_number;
+
 /// Largest list of attribute names and largest attribute value that the kernel hands out (xattr(7)).
 const MAX_XATTR_BYTES: usize = 64 << 10;
 
@@ -186,8 +188,8 @@ impl Dir {
 
     /// Whether the directory is of a file system that the kernel makes up, in which reading may block, or do something.
     pub fn is_made_up(&self) -> io::Result<bool> {
-        // linux/magic.h. The type's width differs between architectures, so it is compared as 32 bits.
-        const MADE_UP: [u64; 16] = [
+        // linux/magic.h.
+        const MADE_UP: [u32; 16] = [
             0x9fa0,
             0x6265_6572,
             0x0027_e0eb,
@@ -205,9 +207,7 @@ impl Dir {
             0x6573_5543,
             0x6e73_6673,
         ];
-        let kind = rustix::fs::fstatfs(&self.0)?.f_type;
-        #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the width of the field differs")]
-        Ok(MADE_UP.contains(&(kind as u64 & 0xffff_ffff)))
+        Ok(MADE_UP.contains(&kind_number(&rustix::fs::fstatfs(&self.0)?)))
     }
 
     /// Whether something is mounted upon `name`.

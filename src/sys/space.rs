@@ -31,17 +31,19 @@ const NETWORK: [(u32, &str); 13] = [
 /// Whether `path` is on a file system in memory.
 pub fn is_tmpfs(path: &Path) -> io::Result<bool> {
     const TMPFS_MAGIC: u32 = 0x0102_1994;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see below")]
-    let number = rustix::fs::statfs(path)?.f_type as u32;
-    Ok(number == TMPFS_MAGIC)
+    Ok(kind_number(&rustix::fs::statfs(path)?) == TMPFS_MAGIC)
 }
 
 /// The name of the network file system that `path` is on, if it is on one.
 pub fn network_file_system(path: &Path) -> io::Result<Option<&'static str>> {
-    // The number is a signed word on some machines and an unsigned one on others; 32 bits of it mean something.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
-    let number = rustix::fs::statfs(path)?.f_type as u32;
-    Ok(name_of(number))
+    Ok(name_of(kind_number(&rustix::fs::statfs(path)?)))
+}
+
+/// The number that tells one kind of file system from others: a signed word on some machines, an unsigned one on others, of
+/// which 32 bits mean something.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
+pub(super) const fn kind_number(found: &rustix::fs::StatFs) -> u32 {
+    found.f_type as u32
 }
 
 fn name_of(number: u32) -> Option<&'static str> {
