@@ -1,16 +1,17 @@
-//! The device rules of a container on cgroup v2, where there is no file to write them to: a small bpf program that the
-//! kernel asks on each open(2) and mknod(2). libcontainer as it is built by default enforces nothing there.
+//! The device rules of a container. On cgroup v1 there are files to write them to; on v2 a small bpf program is asked by the
+//! kernel on each open(2) and mknod(2).
 //!
 //! The program gets a `struct bpf_cgroup_dev_ctx` (linux/bpf.h): the kind of access in the upper and the kind of device in the
 //! lower half of the first word, then major and minor. It returns 1 when a rule allows all of the access, else 0.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
 
+use super::cgroup::Cgroup;
 use crate::sys;
 
 const BLOCK: i32 = 1;
@@ -29,7 +30,18 @@ pub enum DeviceFilterError {
     /// A number that no device has.
     #[error("device number {0} is out of range")]
     Number(i64),
-    /// The kernel does not take it.
+    /// The kernel does not take a rule.
+    #[error("cannot write device rule `{rule}` to `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        rule: String,
+        /// Why it was refused.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel does not take the program.
     #[error(
         "cannot restrict the devices of cgroup `{path}`\nhint: the kernel needs CONFIG_CGROUP_BPF, and the caller CAP_SYS_ADMIN"
     )]
@@ -42,18 +54,43 @@ pub enum DeviceFilterError {
     },
 }
 
-/// Enforces the rules of a specification on the processes of a cgroup of version 2.
-pub fn restrict_devices(cgroup: &Path, spec: &Spec) -> Result<(), DeviceFilterError> {
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let Some(rules) = resources.and_then(|resources| resources.devices().as_ref()) else { return Ok(()) };
+/// Enforces the rules of a specification on the processes of a run's cgroup; where it has none its root file system has no
+/// devices.
+pub fn restrict_devices(cgroup: &Cgroup, spec: &Spec) -> Result<(), DeviceFilterError> {
+    match (cgroup.v1_dir("devices"), cgroup.unified_dir()) {
+        (Some(dir), _) => write_rules(&dir, rules(spec)),
+        (None, Some(dir)) => attach_rules(&dir, spec),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The same on a cgroup of version 2, of whatever kind it is.
+pub fn attach_rules(cgroup: &Path, spec: &Spec) -> Result<(), DeviceFilterError> {
+    let rules = rules(spec);
     let program = program(rules)?;
     // What would follow such a rule is never reached, and the kernel takes no program with such a part.
-    if rules.iter().any(allows_all) {
+    if rules.is_empty() || rules.iter().any(allows_all) {
         return Ok(());
     }
     let attach = |source| DeviceFilterError::Attach { path: cgroup.to_owned(), source };
     let directory = File::open(cgroup).map_err(attach)?;
     sys::attach_device_filter(directory.as_fd(), &program).map_err(attach)
+}
+
+fn rules(spec: &Spec) -> &[LinuxDeviceCgroup] {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default()
+}
+
+/// Version 1 has files for them (cgroup-v1/devices.rst), whose lines are just as a rule is shown.
+fn write_rules(dir: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), DeviceFilterError> {
+    // A new cgroup has all that the one above it has.
+    for rule in rules.iter().filter(|rule| !allows_all(rule)) {
+        let path = dir.join(if rule.allow() { "devices.allow" } else { "devices.deny" });
+        let line = rule.to_string();
+        fs::write(&path, &line).map_err(|source| DeviceFilterError::Write { path, rule: line, source })?;
+    }
+    Ok(())
 }
 
 /// Registers of the program.
@@ -257,7 +294,7 @@ mod tests {
         let devices = vec![rule(true, None, (None, None), "rwm")];
         let resources = LinuxResourcesBuilder::default().devices(devices).build().unwrap();
         let spec = SpecBuilder::default().linux(LinuxBuilder::default().resources(resources).build().unwrap());
-        restrict_devices(Path::new("/nowhere"), &spec.build().unwrap()).unwrap();
+        attach_rules(Path::new("/nowhere"), &spec.build().unwrap()).unwrap();
     }
 
     #[test]

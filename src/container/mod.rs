@@ -10,6 +10,7 @@ mod exec;
 mod freezer;
 mod host;
 mod init;
+mod limits;
 mod live_root;
 mod member;
 mod process;
@@ -22,7 +23,7 @@ pub use capacity::{HostResources, host_resources};
 pub use cgroup::{
     Cgroup, CgroupError, CgroupParent, CgroupWish, Usage, default_cgroup_mode, kill_container, kill_init, start_time_of,
 };
-pub use device_filter::{DeviceFilterError, restrict_devices};
+pub use device_filter::{DeviceFilterError, attach_rules, restrict_devices};
 pub use exec::{Reporter, StartFailure};
 pub use freezer::FreezeError;
 pub use host::{HostError, boot_id, bounding_capabilities, cpu_count, host_devices, host_facts};
@@ -31,5 +32,5 @@ pub use member::Member;
 pub use process::Process;
 pub use stats::Sample;
 pub use tenant::{Started, Tenant, TenantStreams, start_tenant};
-pub use update::{LimitChange, UpdateError, forbid_swap};
+pub use update::{LimitChange, UpdateError};
 pub use youki::{Container, ContainerError, Created, Running, Stdio, remove_state};

@@ -6,7 +6,7 @@
 //! From the moment that the container's processes can see it nobody in there may look into it (`PR_SET_DUMPABLE`), and
 //! nothing of ours is open in the program.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,6 +22,7 @@ use nix::unistd::{
 use oci_spec::runtime::{LinuxSeccomp, Process};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{Entrance, Forked};
 use super::exec::{Report, Reporter, StartFailure, Workload};
 use super::member::{Member, Namespace};
 use super::youki::{close_on_exec, drop_capabilities, load_filter, raise_capabilities, set_limits, use_profile};
@@ -60,11 +61,7 @@ pub struct Started {
 /// Starts a process beside `member`. The caller stays its parent, has one thread and does nothing else.
 pub fn start_tenant(member: &Member, tenant: &Tenant, streams: TenantStreams) -> io::Result<Started> {
     let namespaces = member.namespaces()?;
-    let cgroups: Vec<File> = member
-        .cgroups_to_join()?
-        .iter()
-        .map(|dir| File::options().write(true).open(dir.join("cgroup.procs")))
-        .collect::<io::Result<_>>()?;
+    let entrance = Entrance::open(member.cgroups_to_join()?)?;
     let (reporter, write) = Reporter::new()?;
     // Before the container can see us.
     prctl::set_dumpable(false)?;
@@ -72,13 +69,14 @@ pub fn start_tenant(member: &Member, tenant: &Tenant, streams: TenantStreams) ->
     if let Some(pids) = namespaces.iter().find(|namespace| namespace.kind == CloneFlags::CLONE_NEWPID) {
         setns(&pids.file, pids.kind)?;
     }
-    if let Some(pid) = sys::fork()? {
-        return Ok(Started { pid, reporter });
-    }
+    let joined = match entrance.fork()? {
+        Forked::Parent(pid) => return Ok(Started { pid, reporter }),
+        Forked::Child(joined) => joined,
+    };
     // The helper alone reads it, so that its end is seen.
     drop(reporter);
     let report = Report::new(&write);
-    let entry = Entry { namespaces, cgroups, report };
+    let entry = Entry { namespaces, joined, report };
     let failure = match entry.enter(tenant, streams) {
         Ok(workload) => {
             sys::reset_signals();
@@ -93,7 +91,8 @@ pub fn start_tenant(member: &Member, tenant: &Tenant, streams: TenantStreams) ->
 /// The way in.
 struct Entry {
     namespaces: Vec<Namespace>,
-    cgroups: Vec<File>,
+    /// Whether the process is in the container's cgroups.
+    joined: io::Result<()>,
     report: Report,
 }
 
@@ -107,9 +106,9 @@ impl Entry {
         let process = &tenant.process;
         self.report.die_with_supervisor();
         setsid().map_err(step("start a session"))?;
-        self.join()?;
+        self.joined.map_err(step("join the container's cgroup"))?;
         limit(process)?;
-        self.cross()?;
+        cross(&self.namespaces)?;
         connect(streams, process.user().uid(), tenant.size)?;
         if process.no_new_privileges() == Some(true) {
             prctl::set_no_new_privs().map_err(step("give up new privileges"))?;
@@ -122,32 +121,23 @@ impl Entry {
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         Ok(Workload::new(list(process.args()), list(process.env())))
     }
+}
 
-    /// 0 stands for the process that writes.
-    fn join(&self) -> Result<(), StartFailure> {
-        use std::io::Write;
-        for mut procs in &self.cgroups {
-            procs.write_all(b"0").map_err(step("join the container's cgroup"))?;
+/// Into the namespaces. From here on paths are the container's.
+fn cross(namespaces: &[Namespace]) -> Result<(), StartFailure> {
+    for namespace in namespaces {
+        if namespace.kind == CloneFlags::CLONE_NEWPID {
+            continue;
         }
-        Ok(())
-    }
-
-    /// Into the namespaces. From here on paths are the container's.
-    fn cross(&self) -> Result<(), StartFailure> {
-        for namespace in &self.namespaces {
-            if namespace.kind == CloneFlags::CLONE_NEWPID {
-                continue;
-            }
-            setns(&namespace.file, namespace.kind).map_err(step("enter the container"))?;
-            if namespace.kind == CloneFlags::CLONE_NEWUSER {
-                // Nobody so far; its root has the right to the rest.
-                setresgid(ROOT_GROUP, ROOT_GROUP, ROOT_GROUP).map_err(step("become root of the container"))?;
-                setresuid(ROOT, ROOT, ROOT).map_err(step("become root of the container"))?;
-                let _ = prctl::set_dumpable(false);
-            }
+        setns(&namespace.file, namespace.kind).map_err(step("enter the container"))?;
+        if namespace.kind == CloneFlags::CLONE_NEWUSER {
+            // Nobody so far; its root has the right to the rest.
+            setresgid(ROOT_GROUP, ROOT_GROUP, ROOT_GROUP).map_err(step("become root of the container"))?;
+            setresuid(ROOT, ROOT, ROOT).map_err(step("become root of the container"))?;
+            let _ = prctl::set_dumpable(false);
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// What the process inherits.

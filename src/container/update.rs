@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Cgroup, read_number};
@@ -16,7 +15,7 @@ use crate::image::ByteSize;
 use crate::store::Limits;
 
 /// The period that CPU time is counted in, as at the start of a run.
-const CPU_PERIOD_US: f64 = 100_000.0;
+pub(super) const CPU_PERIOD_US: f64 = 100_000.0;
 
 /// The limits that are to change; sizes in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -106,33 +105,36 @@ pub enum UpdateError {
 
 /// One file and what goes into it.
 #[derive(Debug, PartialEq, Eq)]
-struct Write {
+pub(super) struct Write {
     what: &'static str,
     path: PathBuf,
-    value: String,
+    pub(super) value: String,
 }
 
 impl Cgroup {
     /// Changes all these limits, or none when one of them is refused.
     pub fn change_limits(&self, change: &LimitChange) -> Result<(), UpdateError> {
-        let v1 = || {
-            let dir = |controller| self.v1_dir(controller).unwrap_or_default();
-            Places::V1(["memory", "cpu", "cpuset", "pids", "blkio"].map(dir))
-        };
-        let places = self.unified_dir().map_or_else(v1, Places::V2);
-        carry_out(&places.plan(change)?)
+        carry_out(&Places::of(self).plan(change)?)
     }
 }
 
 /// Where the files are.
-enum Places {
+pub(super) enum Places {
     /// Of memory, cpu, cpuset, pids, blkio.
     V1([PathBuf; 5]),
     V2(PathBuf),
 }
 
 impl Places {
-    fn plan(&self, change: &LimitChange) -> Result<Vec<Write>, UpdateError> {
+    pub(super) fn of(cgroup: &Cgroup) -> Self {
+        let v1 = || {
+            let dir = |controller| cgroup.v1_dir(controller).unwrap_or_default();
+            Self::V1(["memory", "cpu", "cpuset", "pids", "blkio"].map(dir))
+        };
+        cgroup.unified_dir().map_or_else(v1, Self::V2)
+    }
+
+    pub(super) fn plan(&self, change: &LimitChange) -> Result<Vec<Write>, UpdateError> {
         let mut writes = match self {
             Self::V1([memory, ..]) => memory_of_v1(memory, change)?,
             Self::V2(dir) => memory_of_v2(dir, change)?,
@@ -284,7 +286,7 @@ fn first(dir: &Path, names: [&str; 2]) -> PathBuf {
 
 /// # Errors
 /// When there is no such file: then nothing is written at all.
-fn write(what: &'static str, path: PathBuf, value: String) -> Result<Write, UpdateError> {
+pub(super) fn write(what: &'static str, path: PathBuf, value: String) -> Result<Write, UpdateError> {
     if path.exists() {
         return Ok(Write { what, path, value });
     }
@@ -292,7 +294,7 @@ fn write(what: &'static str, path: PathBuf, value: String) -> Result<Write, Upda
     Err(UpdateError::Missing { what, file })
 }
 
-fn carry_out(writes: &[Write]) -> Result<(), UpdateError> {
+pub(super) fn carry_out(writes: &[Write]) -> Result<(), UpdateError> {
     let mut done: Vec<(&Write, String)> = Vec::new();
     for write in writes {
         let before = fs::read_to_string(&write.path).unwrap_or_default();
@@ -315,20 +317,6 @@ fn refused(write: &Write, source: io::Error) -> UpdateError {
             UpdateError::InUse { used: ByteSize(used), asked: ByteSize(asked) }
         }
         (what, ..) => UpdateError::Refused { what, value: write.value.clone(), source },
-    }
-}
-
-/// Writes a swap limit of nothing, which libcgroups 0.7 takes for none on version 2. `dir` is the run's cgroup there.
-pub fn forbid_swap(dir: &Path, spec: &Spec) -> io::Result<()> {
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let Some(memory) = resources.and_then(|resources| resources.memory().as_ref()) else { return Ok(()) };
-    match (memory.limit(), memory.swap()) {
-        (Some(limit), Some(both)) if limit == both && limit > 0 => match fs::write(dir.join("memory.swap.max"), "0") {
-            // Where swap is not accounted that was said before.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            written => written,
-        },
-        _ => Ok(()),
     }
 }
 

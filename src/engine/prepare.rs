@@ -290,7 +290,7 @@ fn lease_files(settings: &Settings, request: &RunRequest, given: &Given) -> Opti
 fn paths(dir: &RunDir, etc: &Path, cgroup: &Cgroup) -> Paths {
     Paths {
         rootfs: dir.path().join("rootfs"),
-        cgroup: cgroup.path_in_view(),
+        cgroup: cgroup.path(),
         resolv_conf: Some(etc.join("resolv.conf")),
         hosts: Some(etc.join("hosts")),
         hostname: Some(etc.join("hostname")),

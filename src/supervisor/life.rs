@@ -37,7 +37,7 @@ use super::terminal::ConsoleSocket;
 use super::victim::last_victim;
 use crate::artifact::Uploader;
 use crate::container::{
-    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, forbid_swap, restrict_devices, start_time_of,
+    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, restrict_devices, start_time_of,
 };
 use crate::gpu::lease::Handed;
 use crate::rootfs::{self, Layers, Rootfs};
@@ -178,10 +178,11 @@ impl Life {
         let container = {
             let store = Store::at(self.request.store.clone());
             let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
-            let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
+            cgroup.make().map_err(cgroup_failure)?;
             let (request, bundle) = (&self.request, self.run.path());
-            let create = || Container::create(&request.record.id, &request.state, bundle, theirs, request.init);
-            cgroup.in_view(create).map_err(cgroup_failure)?.map_err(ContainerError::into_failure)?
+            let id = &request.record.id;
+            Container::create(id, &request.state, bundle, theirs, request.init, &cgroup)
+                .map_err(ContainerError::into_failure)?
         };
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
@@ -220,7 +221,7 @@ impl Life {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }
         self.network.set_up(self.request.network.as_ref(), pid)?;
-        self.restrict_devices(cgroup)?;
+        self.limit(cgroup)?;
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         if !self.request.record.detached && self.audience.client_is_gone() {
             return Err(StartFailure::ours(
@@ -281,15 +282,13 @@ impl Life {
         Ok(exit)
     }
 
-    /// The runtime has written the device rules where there is a file for them; elsewhere it is done here, before the workload
-    /// starts, and so is what it leaves out of the limits of version 2.
-    fn restrict_devices(&self, cgroup: &Cgroup) -> Result<(), StartFailure> {
-        let Some(dir) = cgroup.unified_dir() else { return Ok(()) };
+    /// Sets the limits of the cgroup, and keeps its processes from devices that were not granted, before the workload starts.
+    fn limit(&self, cgroup: &Cgroup) -> Result<(), StartFailure> {
         let config = self.run.config();
         let spec = Spec::load(&config)
             .map_err(|error| StartFailure::ours(format!("cannot read `{}`: {error}", config.display())))?;
-        forbid_swap(&dir, &spec).map_err(system("limit swap"))?;
-        restrict_devices(&dir, &spec).map_err(|error| StartFailure::ours(describe(&error)))
+        cgroup.set_limits(&spec).map_err(|error| StartFailure::ours(describe(&error)))?;
+        restrict_devices(cgroup, &spec).map_err(|error| StartFailure::ours(describe(&error)))
     }
 
     /// Tells which command of a workflow was running when it failed, if its shell has noted that.

@@ -25,7 +25,7 @@ pub use net::{bring_up_loopback, in_mount_namespace, remove_bridge, stand_in_net
 pub use nvml::{RawNvml, RawXid};
 pub use passing::{receive_descriptor, send_descriptor};
 pub use process::{
-    close_from, die_with_parent, exit_now, fork, has_ended, inherited, join_new_keyring, next_signal, pidfd,
+    close_from, die_with_parent, exit_now, fork, fork_into, has_ended, inherited, join_new_keyring, next_signal, pidfd,
     raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
 };
 pub use pty::{

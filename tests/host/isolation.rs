@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use dockless::container::restrict_devices;
+use dockless::container::attach_rules;
 use oci_spec::runtime::Spec;
 
 use crate::base::{app, app_with};
@@ -248,7 +248,7 @@ fn device_rules_hold_on_cgroup_v2() {
         { "allow": true, "type": "c", "major": 1, "minor": 5, "access": "r" },
     ] } } });
     let spec: Spec = serde_json::from_value(rules).unwrap();
-    restrict_devices(&cgroup, &spec).unwrap();
+    attach_rules(&cgroup, &spec).unwrap();
     let script = "echo $$ >$0/cgroup.procs
         try() { (eval \"$2\") 2>/dev/null && echo $1; }
         try null ': <>/dev/null'; try zero ': </dev/zero'; try write ': >/dev/zero'; try full ': </dev/full'

@@ -1,26 +1,30 @@
 //! The cgroup of a run: found in every hierarchy, read before it goes, emptied, removed.
 //!
-//! libcontainer creates it and sets its limits. What remains ours: where it is to be (`place.rs`), what libcontainer gets to
-//! see of cgroups (`view.rs`), the counters that tell how a run ended (`usage.rs`), killing what is left in it, and removing
-//! it together with the parents we made. Only cgroups that are named as the run is, and parents of ours, are ever removed.
+//! All of it is ours, since libcontainer's way takes half of the time of a start: where it is to be (`place.rs`), making it
+//! (`make.rs`), the way in (`entrance.rs`), what libcontainer and the container get to see of cgroups (`view.rs`), the counters
+//! that tell how a run ended (`usage.rs`), killing what is left in it, and removing it together with the parents we made. Only
+//! cgroups that are named as the run is, and parents of ours, are ever removed.
 
+mod entrance;
 mod hierarchy;
+mod make;
 mod place;
 mod usage;
 mod view;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::fs::getxattr;
 
-use self::hierarchy::{Hierarchy, Version, used, version};
+pub(super) use self::entrance::{Entrance, Forked};
+use self::hierarchy::{Hierarchy, Version, version};
 pub use self::place::{CgroupParent, CgroupWish, default_cgroup_mode};
 pub use self::usage::Usage;
 pub(super) use self::usage::{read_key, read_number};
@@ -156,7 +160,7 @@ pub enum CgroupError {
         source: io::Error,
     },
     /// What the runtime is to see cannot be arranged.
-    #[error("cannot {operation} to keep the runtime out of the caller's cgroup")]
+    #[error("cannot {operation} to keep the runtime out of the machine's cgroups")]
     View {
         /// What was tried.
         operation: &'static str,
@@ -174,10 +178,6 @@ pub enum CgroupError {
         source: io::Error,
     },
 }
-
-/// Keeps the parents from being removed while a cgroup is made in them.
-#[derive(Debug)]
-pub struct ParentGuard(#[expect(dead_code, reason = "held for its lock")] Option<Flock<File>>);
 
 impl Cgroup {
     /// The cgroup `/dockless/<id>` of every hierarchy with controllers, whether it exists there or not.
@@ -239,39 +239,6 @@ impl Cgroup {
             // The root has no memory.swap.max of its own; every kernel with v2 memory control since 4.5 can have it.
             Version::V2 => Path::new("/proc/swaps").exists(),
         }
-    }
-
-    /// To be held while the runtime makes the cgroup. Makes the parents that are missing, marked as ours; on version 2 the cgroup
-    /// itself too: the runtime would hand on controllers in whatever cgroup has processes, and that takes the kernel for a
-    /// threaded one from then on, in which nothing can be started.
-    pub fn guard_parent(&self) -> Result<ParentGuard, CgroupError> {
-        let guard = ParentGuard(self.lock(FlockArg::LockShared));
-        self.make_parents()?;
-        for place in self.places.iter().filter(|place| place.hierarchy.version == Version::V2) {
-            place.hand_controllers_on(self.mode);
-            match fs::create_dir(&place.dir) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made.map_err(|source| CgroupError::Make { path: place.dir.clone(), source })?,
-            }
-        }
-        Ok(guard)
-    }
-
-    fn make_parents(&self) -> Result<(), CgroupError> {
-        for Place { hierarchy, dir } in &self.places {
-            let Some(parent) = dir.parent() else { continue };
-            let missing: Vec<&Path> =
-                parent.ancestors().take_while(|dir| *dir != hierarchy.mount && !dir.exists()).collect();
-            for dir in missing.into_iter().rev() {
-                match fs::create_dir(dir) {
-                    // A kernel without such attributes leaves a parent behind, which is empty.
-                    Ok(()) => drop(setxattr(dir, MADE_BY_US, b"1", XattrFlags::empty())),
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(source) => return Err(CgroupError::Make { path: dir.to_owned(), source }),
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Kills every process in it and waits until they are gone.
@@ -351,32 +318,9 @@ impl Cgroup {
             None => is_below(cgroups, &self.id),
         }
     }
-
-    /// A lock that all stores on the machine share; without it a parent may vanish under the runtime, which then fails.
-    fn lock(&self, how: FlockArg) -> Option<Flock<File>> {
-        let root = File::open(&used(&self.hierarchies).next()?.mount).ok()?;
-        Flock::lock(root, how).ok()
-    }
 }
 
 impl Place {
-    /// Lets the controllers that there are reach the cgroup, as far as the kernel permits; limits that need one that does not
-    /// were refused before ([`Cgroup::check_limits`]). Below the caller's cgroup for `nested`, else all the way down.
-    fn hand_controllers_on(&self, mode: CgroupMode) {
-        let top = self.top(mode);
-        let above: Vec<&Path> = self.dir.ancestors().skip(1).take_while(|dir| dir.starts_with(top)).collect();
-        for dir in above.into_iter().rev() {
-            if !is_root(dir) && has_processes(dir) {
-                break;
-            }
-            let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-            for controller in controllers.split_whitespace().filter(|name| HANDED_ON.contains(name)) {
-                // One that cannot be handed on stays out; it is missed when somebody asks for its limit.
-                drop(fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")));
-            }
-        }
-    }
-
     /// The highest cgroup that is looked at and changed on the way to this one.
     fn top(&self, mode: CgroupMode) -> &Path {
         let callers = self.dir.ancestors().nth(2).filter(|_| mode == CgroupMode::Nested);

@@ -157,10 +157,10 @@ impl Cgroup {
         RunCgroup { mode: self.mode, paths: paths.collect() }
     }
 
-    /// The path that the specification has to name: relative to what the runtime sees ([`Cgroup::in_view`]).
+    /// The path that the specification names: relative to the root of the first hierarchy.
     #[must_use]
-    pub fn path_in_view(&self) -> String {
-        let place = self.places.first().filter(|_| self.mode == CgroupMode::Own);
+    pub fn path(&self) -> String {
+        let place = self.places.first();
         let below = place.and_then(|place| place.dir.strip_prefix(&place.hierarchy.mount).ok());
         below.map_or_else(|| Self::spec_path(&self.id), |below| format!("/{}", below.display()))
     }

@@ -1,52 +1,46 @@
-//! What libcontainer gets to see of cgroups.
+//! What libcontainer and the container get to see of cgroups.
 //!
-//! It makes its cgroup below the root of each hierarchy, as they are mounted in `/sys/fs/cgroup`, and when a creation fails it
-//! kills all processes of that cgroup. So it must never be handed the caller's cgroup. In a mount namespace that is thrown
-//! away afterwards it sees
-//!
-//! - for `own` all there is,
-//! - for `nested` the caller's cgroup as the root of each hierarchy,
-//! - for `inherit` and `none` no hierarchy at all, which it takes for a machine without controllers: it moves and limits nothing.
-//!   For `inherit` the caller's cgroup is there as plain directories, which the container gets to read.
+//! libcontainer would make a cgroup of its own, move processes there, and kill all that are in it when a creation fails. All
+//! that is ours, so it sees no hierarchy, which it takes for a machine without controllers: it moves and limits nothing. It
+//! is called by a process that ends afterwards, in a mount namespace where a tmpfs hides the hierarchies; in there is, for
+//! the container, a tree of the cgroup that it is in: the run's own, or with `inherit` the caller's.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{chroot, fchdir};
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Mount, MountBuilder, Spec};
+use nix::sched::{CloneFlags, unshare};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Mount, Spec};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::hierarchy::{CGROUP_ROOT, Hierarchy, all_mounts, used};
+use super::hierarchy::{CGROUP_ROOT, Hierarchy, all_mounts};
 use super::{Cgroup, CgroupError};
 use crate::store::CgroupMode;
 
-/// Where `inherit` finds the caller's cgroups: no name that libcontainer looks for.
-const CALLERS: &str = "callers";
-/// How a container sees the cgroup it is in.
-const READ_ONLY_BIND: [&str; 5] = ["bind", "ro", "nosuid", "noexec", "nodev"];
+/// What is in the tmpfs: the specification that libcontainer reads; the container's directory of hierarchies; with numbers each
+/// of these, since libcontainer knows them by the names that they have there, and volumes that would be hidden.
+const BUNDLE: &str = "bundle";
+const SHOWN: &str = "shown";
+const TREE: &str = "tree-";
+const VOLUME: &str = "volume-";
+/// Options of the mount of the hierarchies that are kept.
+const KEPT_OPTIONS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
 
 impl Cgroup {
-    /// Makes a specification fit: the path of the cgroup, and for a run that has none of its own no limits, no way to make
-    /// device nodes, which nothing would keep it from opening, and the caller's cgroup to look at.
+    /// Makes a specification fit: the path of the cgroup, and for a run that has none of its own no limits and no way to make
+    /// device nodes, which nothing would keep it from opening.
     pub fn adapt(&self, spec: &mut Spec) {
-        let path = self.path_in_view();
+        let path = self.path();
         if let Some(linux) = spec.linux_mut() {
             linux.set_cgroups_path(Some(PathBuf::from(path)));
             if self.mode.makes_one() {
                 return;
             }
             linux.set_resources(None);
-            let shown: Vec<String> =
-                self.mounts_of_callers().iter().map(|mount| path_of(mount.destination())).collect();
-            if let Some(paths) = linux.readonly_paths_mut() {
-                paths.retain(|path| !path.starts_with(CGROUP_ROOT) || shown.contains(path));
-            }
         }
         if let Some(process) = spec.process_mut()
             && let Some(capabilities) = process.capabilities().as_ref().map(without_mknod)
@@ -55,116 +49,158 @@ impl Cgroup {
         }
         if let Some(mounts) = spec.mounts_mut() {
             mounts.iter_mut().for_each(without_nodes);
-            let place = mounts.iter().position(|mount| mount.typ().as_deref() == Some("cgroup"));
-            if let Some(place) = place {
-                mounts.splice(place..=place, self.mounts_of_callers());
-            }
+            mounts.retain(|mount| self.mode != CgroupMode::None || !shows_cgroups(mount));
         }
     }
 
-    /// Instead of a mount of the hierarchies, which libcontainer would look for.
-    fn mounts_of_callers(&self) -> Vec<Mount> {
-        let mount = |destination: String, kind: &str, source: String, options: &[&str]| {
-            let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-            let built =
-                MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build();
-            built.ok()
-        };
-        let shown = self.shown();
-        let tmpfs = |_: &&(usize, &Hierarchy)| {
-            mount(CGROUP_ROOT.to_owned(), "tmpfs", "tmpfs".to_owned(), &["nosuid", "noexec", "nodev", "mode=755"])
-        };
-        let top = shown.first().filter(|(_, hierarchy)| hierarchy.name() != Some("")).as_ref().and_then(tmpfs);
-        let binds = shown.iter().filter_map(|(number, hierarchy)| {
-            let name = hierarchy.name()?;
-            let destination = if name.is_empty() { CGROUP_ROOT.to_owned() } else { format!("{CGROUP_ROOT}/{name}") };
-            mount(destination, "bind", format!("{CGROUP_ROOT}/{CALLERS}/{number}"), &READ_ONLY_BIND)
-        });
-        top.into_iter().chain(binds).collect()
-    }
-
-    /// Hierarchies of which the container sees the caller's part, numbered.
-    fn shown(&self) -> Vec<(usize, &Hierarchy)> {
-        if self.mode != CgroupMode::Inherit {
-            return Vec::new();
-        }
-        used(&self.hierarchies).filter(|hierarchy| hierarchy.name().is_some()).enumerate().collect()
-    }
-
-    /// Calls libcontainer where it sees of cgroups what it should. Only for a process with one thread.
-    pub fn in_view<T>(&self, work: impl FnOnce() -> T) -> Result<T, CgroupError> {
-        if self.mode == CgroupMode::Own {
-            return Ok(work());
-        }
-        let home = File::open("/proc/self/ns/mnt").map_err(failed("open the mount namespace"))?;
-        let root = File::open("/").map_err(failed("open `/`"))?;
+    /// Leaves the machine's mounts for some without cgroup hierarchies; to be called in the cgroup, by a process with one thread
+    /// that ends when it has made the container. The result is the bundle that libcontainer takes in place of this one: of that
+    /// nothing but the specification is of interest, since its paths are absolute.
+    pub fn hide(&self, bundle: &Path) -> Result<PathBuf, CgroupError> {
+        let rewritten = "write the specification for the runtime";
+        let mut spec =
+            Spec::load(bundle.join("config.json")).map_err(|error| failed(rewritten)(io::Error::other(error)))?;
         unshare(CloneFlags::CLONE_NEWNS).map_err(system("leave the mount namespace"))?;
-        let result = self.arrange().map(|()| work());
-        setns(&home, CloneFlags::CLONE_NEWNS).map_err(system("go back to the mount namespace"))?;
-        // Whoever started us may have another root than the namespace.
-        fchdir(&root).and_then(|()| chroot(".")).map_err(system("go back to `/`"))?;
-        result
-    }
-
-    fn arrange(&self) -> Result<(), CgroupError> {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(system("make mounts private"))?;
-        let callers = fs::read_to_string("/proc/self/cgroup").map_err(CgroupError::Callers)?;
-        let mut trees: Vec<(String, OwnedFd)> = Vec::new();
-        if self.mode == CgroupMode::Nested {
-            for place in &self.places {
-                let name = place.hierarchy.name().ok_or(io::ErrorKind::Unsupported.into());
-                let name = name.map_err(failed("find the hierarchies in `/sys/fs/cgroup`"))?;
-                trees.push((name.to_owned(), clone_tree(&place.hierarchy.dir_of(&callers))?));
-            }
-        }
-        for (number, hierarchy) in self.shown() {
-            trees.push((format!("{CALLERS}/{number}"), clone_tree(&hierarchy.dir_of(&callers))?));
-        }
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(CgroupError::Callers)?;
+        let shown = self.shown();
+        let names: Vec<&str> = self.shown().filter_map(Hierarchy::name).collect();
+        let trees = shown.map(|hierarchy| clone_tree(&hierarchy.dir_of(&own))).collect::<Result<Vec<_>, _>>()?;
+        let volumes = take_volumes(&mut spec)?;
+        for_runtime(&mut spec, &names);
         take_away()?;
-        put(trees)
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("cgroups"), CGROUP_ROOT, Some("tmpfs"), flags, Some("mode=755,size=64m"))
+            .map_err(system("mount a tmpfs on `/sys/fs/cgroup`"))?;
+        show(&names)?;
+        for (place, tree) in
+            (0..).map(tree_place).zip(&trees).chain(volumes.iter().map(|(place, tree)| (place.clone(), tree)))
+        {
+            put(tree, &place)?;
+        }
+        let dir = in_tmpfs(BUNDLE);
+        fs::create_dir(&dir).map_err(failed(rewritten))?;
+        spec.save(dir.join("config.json")).map_err(|error| failed(rewritten)(io::Error::other(error)))?;
+        Ok(dir)
+    }
+
+    /// Hierarchies of which the container sees a part.
+    fn shown(&self) -> impl Iterator<Item = &Hierarchy> {
+        let version = self.version();
+        let is_shown = move |hierarchy: &&Hierarchy| hierarchy.version == version && hierarchy.name().is_some();
+        self.hierarchies.iter().filter(move |hierarchy| self.mode != CgroupMode::None && is_shown(hierarchy))
     }
 }
 
-/// Takes every hierarchy out of sight. That all are gone is checked: libcontainer must not find the caller's.
+/// Takes every hierarchy out of sight. That all are gone is checked: libcontainer must not find any.
 fn take_away() -> Result<(), CgroupError> {
     let mounts = || fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts);
+    // Where that is a mount all go with it at once.
+    let _ = umount2(CGROUP_ROOT, MntFlags::MNT_DETACH);
     let found: Vec<Hierarchy> = all_mounts(&mounts()?).collect();
     for hierarchy in found.iter().rev() {
         // One may have gone with the one it was in.
         let _ = umount2(&hierarchy.mount, MntFlags::MNT_DETACH);
     }
-    // The directory that held them, where that is a mount of its own.
-    let _ = umount2(CGROUP_ROOT, MntFlags::MNT_DETACH);
+    if found.is_empty() {
+        return Ok(());
+    }
     match all_mounts(&mounts()?).next() {
         Some(_) => Err(failed("take the hierarchies away")(io::ErrorKind::ResourceBusy.into())),
         None => Ok(()),
     }
 }
 
-fn put(trees: Vec<(String, OwnedFd)>) -> Result<(), CgroupError> {
-    let at_root = trees.iter().any(|(name, _)| name.is_empty());
-    if !at_root {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("cgroups"), CGROUP_ROOT, Some("tmpfs"), flags, Some("mode=755,size=64k"))
-            .map_err(system("mount a tmpfs on `/sys/fs/cgroup`"))?;
-    }
-    for (name, tree) in trees {
-        let target = if name.is_empty() { PathBuf::from(CGROUP_ROOT) } else { Path::new(CGROUP_ROOT).join(name) };
-        if !at_root {
-            let made = DirBuilder::new().recursive(true).mode(0o755).create(&target);
-            made.map_err(failed("make a directory in `/sys/fs/cgroup`"))?;
+/// The directory in which the container sees its hierarchies of version 1.
+fn show(names: &[&str]) -> Result<(), CgroupError> {
+    let root = in_tmpfs(SHOWN);
+    let failed = |error| failed("make a directory in `/sys/fs/cgroup`")(error);
+    fs::create_dir(&root).map_err(failed)?;
+    for name in names.iter().filter(|name| !name.is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o755).create(root.join(name)).map_err(failed)?;
+        // Programs look for `cpu` where the machine has `cpu,cpuacct`.
+        for part in name.split(',').filter(|part| part != name) {
+            symlink(name, root.join(part)).map_err(failed)?;
         }
-        move_mount(tree.as_fd(), "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(|errno| failed("show the caller's cgroup")(errno.into()))?;
     }
     Ok(())
+}
+
+fn in_tmpfs(name: &str) -> PathBuf {
+    Path::new(CGROUP_ROOT).join(name)
+}
+
+fn tree_place(number: usize) -> PathBuf {
+    in_tmpfs(&format!("{TREE}{number}"))
+}
+
+/// The volumes whose source is about to be hidden, and where it is from then on.
+fn take_volumes(spec: &mut Spec) -> Result<Vec<(PathBuf, OwnedFd)>, CgroupError> {
+    let mounts = spec.mounts_mut().iter_mut().flatten().filter(|mount| !shows_cgroups(mount));
+    let mut taken = Vec::new();
+    for mount in mounts {
+        let Some(source) = mount.source().clone().filter(|source| source.starts_with(CGROUP_ROOT)) else { continue };
+        let place = in_tmpfs(&format!("{VOLUME}{}", taken.len()));
+        let flags = OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, &source, flags).map_err(|errno| failed("open a volume")(errno.into()))?;
+        taken.push((place.clone(), tree));
+        mount.set_source(Some(place));
+    }
+    Ok(taken)
+}
+
+fn put(tree: &OwnedFd, place: &Path) -> Result<(), CgroupError> {
+    let is_dir = rustix::fs::fstat(tree)
+        .is_ok_and(|found| rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Directory);
+    let made = if is_dir {
+        DirBuilder::new().recursive(true).mode(0o755).create(place)
+    } else {
+        File::create_new(place).map(drop)
+    };
+    made.map_err(failed("make a place in `/sys/fs/cgroup`"))?;
+    move_mount(tree.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| failed("show the cgroup")(errno.into()))
+}
+
+/// Without limits, and with the trees of these names in place of the mount of the hierarchies.
+fn for_runtime(spec: &mut Spec, names: &[&str]) {
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_resources(None);
+        if let Some(paths) = linux.readonly_paths_mut() {
+            // The mounts are so by themselves.
+            paths.retain(|path| !path.starts_with(CGROUP_ROOT));
+        }
+    }
+    let Some(mounts) = spec.mounts_mut() else { return };
+    let Some(place) = mounts.iter().position(shows_cgroups) else { return };
+    let bind = |destination: PathBuf, source: PathBuf| {
+        let mut mount = mounts[place].clone();
+        let options = mount.options().iter().flatten().filter(|option| KEPT_OPTIONS.contains(&option.as_str()));
+        let options = std::iter::once("bind".to_owned()).chain(options.cloned()).collect();
+        mount.set_typ(Some("bind".to_owned())).set_destination(destination);
+        mount.set_source(Some(source)).set_options(Some(options));
+        mount
+    };
+    let root = mounts[place].destination().clone();
+    // Version 2 is the root itself.
+    let top = (names != [""]).then(|| bind(root.clone(), in_tmpfs(SHOWN)));
+    let trees = names.iter().enumerate().map(|(number, name)| {
+        let destination = if name.is_empty() { root.clone() } else { root.join(name) };
+        bind(destination, tree_place(number))
+    });
+    let shown: Vec<Mount> = top.into_iter().chain(trees).collect();
+    mounts.splice(place..=place, shown);
+}
+
+fn shows_cgroups(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("cgroup")
 }
 
 /// A mount of that directory that is nowhere yet (kernel 5.2).
 fn clone_tree(dir: &Path) -> Result<OwnedFd, CgroupError> {
     open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .map_err(|errno| failed("open the caller's cgroup")(errno.into()))
+        .map_err(|errno| failed("open the cgroup")(errno.into()))
 }
 
 /// Keeps device nodes in bound directories from being opened: those of an image's volume, or what an earlier run has left in
@@ -195,10 +231,6 @@ fn without_mknod(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
     fewer
 }
 
-fn path_of(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
 fn failed(operation: &'static str) -> impl Fn(io::Error) -> CgroupError {
     move |source| CgroupError::View { operation, source }
 }
@@ -213,28 +245,25 @@ mod tests {
     use super::super::hierarchy::tests::{HYBRID, UNIFIED};
     use super::*;
 
-    fn adapted(mode: CgroupMode, mounts: &str) -> serde_json::Value {
-        let cgroup = Cgroup {
-            hierarchies: hierarchies(mounts),
-            places: Vec::new(),
-            mode,
-            id: "run-1".to_owned(),
-            init: None,
-            kills_before: 0,
-        };
+    fn cgroup(mode: CgroupMode, mounts: &str) -> Cgroup {
+        let hierarchies = hierarchies(mounts);
+        Cgroup { hierarchies, places: Vec::new(), mode, id: "run-1".to_owned(), init: None, kills_before: 0 }
+    }
+
+    fn adapted(mode: CgroupMode) -> serde_json::Value {
         let spec = serde_json::json!({
             "ociVersion": "1.1.0",
             "process": { "cwd": "/", "user": { "uid": 0, "gid": 0 }, "capabilities": {
                 "bounding": ["CAP_MKNOD", "CAP_KILL"], "effective": ["CAP_MKNOD"], "permitted": ["CAP_MKNOD"] } },
             "mounts": [
                 { "destination": "/sys", "type": "sysfs" },
-                { "destination": "/sys/fs/cgroup", "type": "cgroup" },
+                { "destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["relatime", "ro"] },
                 { "destination": "/dev/shm", "type": "tmpfs" },
             ],
             "linux": { "resources": { "memory": { "limit": 1 } }, "readonlyPaths": ["/proc/sys", "/sys/fs/cgroup/memory"] },
         });
         let mut spec: Spec = serde_json::from_value(spec).unwrap();
-        cgroup.adapt(&mut spec);
+        cgroup(mode, HYBRID).adapt(&mut spec);
         serde_json::to_value(spec).unwrap()
     }
 
@@ -248,29 +277,44 @@ mod tests {
     #[test]
     fn a_run_without_a_cgroup_has_neither_limits_nor_device_nodes() {
         for mode in [CgroupMode::Inherit, CgroupMode::None] {
-            let spec = adapted(mode, HYBRID);
+            let spec = adapted(mode);
             assert!(spec["linux"]["resources"].is_null(), "{spec}");
             assert!(!spec.to_string().contains("MKNOD") && spec.to_string().contains("CAP_KILL"), "{spec}");
             assert_eq!(spec["linux"]["cgroupsPath"], "/dockless/run-1");
         }
-        let own = adapted(CgroupMode::Own, HYBRID);
+        let own = adapted(CgroupMode::Own);
         assert!(own["linux"]["resources"]["memory"]["limit"] == 1 && own.to_string().contains("CAP_MKNOD"), "{own}");
     }
 
     #[test]
-    fn the_callers_cgroup_is_shown_where_the_run_stays_in_it() {
-        let names = |mode, text| mounts(&adapted(mode, text));
-        let (sys, shm) = ("sysfs /sys".to_owned(), "tmpfs /dev/shm".to_owned());
-        let between = |list: Vec<String>| {
-            assert_eq!((list.first(), list.last()), (Some(&sys), Some(&shm)));
-            list[1..list.len() - 1].join(", ")
+    fn the_runtime_is_told_of_no_cgroups() {
+        let v1 = "bind /sys/fs/cgroup, bind /sys/fs/cgroup/cpu,cpuacct, bind /sys/fs/cgroup/memory";
+        for (mode, names, shown) in [
+            (CgroupMode::Own, vec!["cpu,cpuacct", "memory"], v1),
+            (CgroupMode::Inherit, vec![""], "bind /sys/fs/cgroup"),
+            (CgroupMode::None, vec![], ""),
+        ] {
+            let mut spec: Spec = serde_json::from_value(adapted(mode)).unwrap();
+            for_runtime(&mut spec, &names);
+            let spec = serde_json::to_value(spec).unwrap();
+            let found = mounts(&spec);
+            assert_eq!(found[1..found.len() - 1].join(", "), shown);
+            assert!(spec["linux"]["resources"].is_null());
+            assert_eq!(spec["linux"]["readonlyPaths"], serde_json::json!(["/proc/sys"]));
+            if mode != CgroupMode::None {
+                assert_eq!(spec["mounts"][1]["options"], serde_json::json!(["bind", "ro"]));
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_the_controllers_is_shown() {
+        let names = |mode, text: &str| {
+            let cgroup = cgroup(mode, text);
+            cgroup.shown().filter_map(Hierarchy::name).map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(between(names(CgroupMode::Inherit, UNIFIED)), "bind /sys/fs/cgroup");
-        let hybrid = "tmpfs /sys/fs/cgroup, bind /sys/fs/cgroup/cpu,cpuacct, bind /sys/fs/cgroup/memory";
-        assert_eq!(between(names(CgroupMode::Inherit, HYBRID)), hybrid);
-        assert_eq!(between(names(CgroupMode::None, HYBRID)), "");
-        assert_eq!(between(names(CgroupMode::Nested, HYBRID)), "cgroup /sys/fs/cgroup");
-        let none = adapted(CgroupMode::None, HYBRID);
-        assert_eq!(none["linux"]["readonlyPaths"], serde_json::json!(["/proc/sys"]));
+        assert_eq!(names(CgroupMode::Own, UNIFIED), [""]);
+        assert_eq!(names(CgroupMode::Inherit, HYBRID), ["cpu,cpuacct", "memory", "systemd"]);
+        assert!(names(CgroupMode::None, HYBRID).is_empty());
     }
 }

@@ -1,11 +1,13 @@
 //! The only place that knows libcontainer.
 //!
-//! What it needs of its caller: one thread, absolute paths, a fresh process per container, and standard error kept for
+//! What it needs of its caller: one thread, absolute paths, a process of its own per container, and standard error kept for
 //! its logging at most. What it does not do is done here: its `Executor` is ours (exec.rs), its error chains are walked to
-//! their ends, its state directory is removed with the container.
+//! their ends, its state directory is removed with the container; and it gets to see no cgroup.
 
 mod tenant;
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -14,18 +16,18 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::fcntl::OFlag;
+use nix::sys::prctl;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 pub(super) use self::tenant::{
     close_on_exec, drop_capabilities, load_filter, raise_capabilities, set_limits, use_profile,
 };
+use super::cgroup::{Cgroup, Forked};
 use super::exec::{Report, Reporter, StartFailure, Workload};
 use super::init::stay_as_init;
 use crate::sys;
-
-/// How readily the kernel kills this process when memory is short (`proc_pid_oom_score_adj(5)`).
-const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 
 /// Why init may end before it has started the workload.
 const ENDED_EARLY: &str = "its first process ended before the workload was started: a seccomp profile that forbids what starting \
@@ -104,8 +106,11 @@ impl ContainerError {
 }
 
 impl Container<Created> {
-    /// Makes the container that `bundle/config.json` describes; its state goes to `state_root/<id>`. With `with_init` its first
-    /// process is ours, and the workload a child of that.
+    /// Makes the container that `bundle/config.json` describes, in a cgroup that is there; its state goes to `state_root/<id>`.
+    /// With `with_init` its first process is ours, and the workload a child of that.
+    ///
+    /// libcontainer is called by a copy of this process, which is made in the cgroup and ends then; so nothing has to be
+    /// moved there, and what libcontainer does to the process that calls it stays without effect.
     ///
     /// # Errors
     /// [`ContainerError::Start`] when the workload's program cannot be run, found out inside the container;
@@ -117,43 +122,41 @@ impl Container<Created> {
         bundle: &Path,
         stdio: Stdio,
         with_init: bool,
+        cgroup: &Cgroup,
     ) -> Result<Self, ContainerError> {
-        let (reporter, report) =
-            Reporter::new().map_err(|source| ContainerError::System { operation: "make a pipe", source })?;
-        let executor = Init { report: Report::new(&report), stays: with_init };
-        let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default()).with_executor(executor);
-        let builder = match stdio {
-            Stdio::Streams { stdin, stdout, stderr } => {
-                builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
-            }
-            Stdio::Console(path) => builder.with_console_socket(Some(path)),
-        };
-        // libcontainer gives the container's score to this process first, which then would be killed as readily.
-        let score = std::fs::read(OWN_SCORE);
-        let built = builder
-            .with_root_path(state_root)
-            .and_then(ContainerBuilder::validate_id)
-            .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
-        drop(report);
-        if let Ok(score) = score {
-            // Nobody may forbid it: it was ours before.
-            let _ = std::fs::write(OWN_SCORE, score);
-        }
-        let inner = match built {
-            Ok(inner) => inner,
-            Err(error) => {
-                // Init, if it got so far, has said it better than the chain of libcontainer.
-                let failure = reporter.outcome();
-                let hint = || creation_hint(&error, bundle);
-                return Err(failure.map_or_else(|| with_hint(runtime("create", &error), hint), ContainerError::Start));
+        let failed = |operation| move |source| ContainerError::System { operation, source };
+        let (reporter, report) = Reporter::new().map_err(failed("make a pipe"))?;
+        let (answer, ours) = Answer::new().map_err(failed("make a pipe"))?;
+        let entrance = cgroup.entrance().map_err(|error| refused("open the run's cgroup", &error))?;
+        // Its processes must not look into ours, whatever they have in common with it.
+        let _ = prctl::set_dumpable(false);
+        // Init is a child of the copy first, and ours when that has ended.
+        prctl::set_child_subreaper(true).map_err(failed("adopt processes"))?;
+        let creator = match entrance.fork().map_err(|error| refused("make a process", &error))? {
+            Forked::Parent(pid) => pid,
+            Forked::Child(joined) => {
+                drop(reporter);
+                let report = Report::new(&report);
+                report.die_with_supervisor();
+                let made = joined
+                    .map_err(|error| refused("enter the run's cgroup", &error))
+                    .and_then(|()| cgroup.hide(bundle).map_err(|error| refused("hide the cgroups", &error)))
+                    .and_then(|hidden| build(id, state_root, &hidden, stdio, Init { report, stays: with_init }));
+                ours.send(made.map_err(ContainerError::into_failure));
+                sys::exit_now(0)
             }
         };
-        let Some(pid) = inner.pid() else {
-            let reason = "libcontainer tells no process id".to_owned();
-            return Err(ContainerError::Runtime { operation: "create", reason, hint: String::new() });
+        drop((report, ours, stdio));
+        let ended = waitpid(creator, None);
+        let _ = prctl::set_child_subreaper(false);
+        ended.map_err(failed("wait for the process that makes the container"))?;
+        let pid = match answer.read() {
+            Ok(pid) => Pid::from_raw(pid),
+            // Init, if it got so far, has said it better than the chain of libcontainer.
+            Err(failure) => return Err(ContainerError::Start(reporter.outcome().unwrap_or(failure))),
         };
-        // libcontainer 0.7 still has nix 0.29 in its interface.
-        Ok(Self { inner, pid: Pid::from_raw(pid.as_raw()), stage: Created { reporter } })
+        let inner = Inner::load(state_root.join(id)).map_err(|error| runtime("find", &error))?;
+        Ok(Self { inner, pid, stage: Created { reporter } })
     }
 
     /// Lets the workload go, and waits until it has really been executed.
@@ -192,12 +195,69 @@ impl Container<Running> {
     }
 }
 
+/// Has libcontainer make it; the number of its first process.
+fn build(id: &str, state_root: &Path, bundle: &Path, stdio: Stdio, executor: Init) -> Result<i32, ContainerError> {
+    let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default()).with_executor(executor);
+    let builder = match stdio {
+        Stdio::Streams { stdin, stdout, stderr } => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),
+        Stdio::Console(path) => builder.with_console_socket(Some(path)),
+    };
+    let built = builder
+        .with_root_path(state_root)
+        .and_then(ContainerBuilder::validate_id)
+        .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
+    let inner = built.map_err(|error| with_hint(runtime("create", &error), || creation_hint(&error, bundle)))?;
+    // libcontainer 0.7 still has nix 0.29 in its interface.
+    inner.pid().map(|pid| pid.as_raw()).ok_or_else(|| ContainerError::Runtime {
+        operation: "create",
+        reason: "libcontainer tells no process id".to_owned(),
+        hint: String::new(),
+    })
+}
+
+/// What the process that makes the container says of it at its end: a line in a pipe, which holds all of it.
+struct Answer(File);
+
+/// Longest answer that is sent.
+const MAX_ANSWER_BYTES: usize = 32 << 10;
+
+impl Answer {
+    fn new() -> nix::Result<(Self, Self)> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok((Self(File::from(read)), Self(File::from(write))))
+    }
+
+    fn send(&self, made: Result<i32, StartFailure>) {
+        let made = made.map_err(|failure| {
+            let message: String = failure.message.chars().take(MAX_ANSWER_BYTES / 8).collect();
+            StartFailure { message, ..failure }
+        });
+        let line = serde_json::to_vec(&made).unwrap_or_default();
+        // One that is lost shows as a process that ended early.
+        drop((&self.0).write_all(&line));
+    }
+
+    /// To be called when the sender has ended. Others may still hold the other end.
+    fn read(self) -> Result<i32, StartFailure> {
+        let mut line = vec![0; MAX_ANSWER_BYTES];
+        let read = (&self.0).read(&mut line).unwrap_or(0);
+        let ended_early = || Err(StartFailure::ours("the process that makes the container ended before it was made"));
+        serde_json::from_slice(&line[..read]).unwrap_or_else(|_| ended_early())
+    }
+}
+
 /// Removes what libcontainer keeps about a container that is no more.
 pub fn remove_state(state_root: &Path, id: &str) -> std::io::Result<()> {
     match std::fs::remove_dir_all(state_root.join(id)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// A step of ours that failed.
+fn refused(operation: &'static str, error: &dyn std::error::Error) -> ContainerError {
+    let reason = crate::words::describe(error);
+    ContainerError::Start(StartFailure::ours(format!("cannot {operation}: {reason}")))
 }
 
 /// What libcontainer does not say about a failed creation.
@@ -275,8 +335,6 @@ impl Init {
 impl Executor for Init {
     /// Runs before init reports itself ready, so that a command that is not there fails the creation.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // From here on no credential changes any more, which would clear the death signal.
-        self.report.die_with_supervisor();
         Self::workload(spec).find().map(drop).map_err(|failure| {
             self.report.send(&failure);
             ExecutorValidationError::ArgValidationError(failure.message)
@@ -290,6 +348,8 @@ impl Executor for Init {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        // Its parent is the supervisor by now. From here on no credential changes any more, which would clear the signal.
+        self.report.die_with_supervisor();
         if self.stays
             && let Err(error) = stay_as_init()
         {
