@@ -265,9 +265,18 @@ fn disk_weight_of_v2(dir: &Path, weight: u16) -> Result<Write, UpdateError> {
     write("the weight of disk accesses", dir.join("io.weight"), weight.to_string())
 }
 
-/// 2 to 262144 become 1 to 10000, as every runtime converts them.
-const fn weight_of_shares(shares: u64) -> u64 {
-    1 + (shares.saturating_sub(2)) * 9999 / 262_142
+/// 2 to 262144 become 1 to 10000, and the usual 1024 the usual 100: the curve that runtimes have agreed upon (crun 1.23,
+/// runc 1.3.2), since the straight line they had before gave 39.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "1 to 10000, from a number far below 2^52"
+)]
+fn weight_of_shares(shares: u64) -> u64 {
+    let log = (shares.clamp(2, 262_144) as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    (10_f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
 }
 
 #[expect(
@@ -388,7 +397,7 @@ mod tests {
             order(&plan),
             [
                 pair("cpu.max", "50000 100000"),
-                pair("cpu.weight", "39"),
+                pair("cpu.weight", "100"),
                 pair("io.weight", "4950"),
                 pair("cpuset.cpus", "0"),
                 pair("pids.max", "max")
@@ -397,6 +406,13 @@ mod tests {
         let v1 = files(&[]);
         let error = Places::V1(std::array::from_fn(|_| v1.path().to_owned())).plan(&change).unwrap_err();
         assert_eq!(error.to_string(), "this machine cannot limit CPU time: there is no `cpu.cfs_period_us`");
+    }
+
+    #[test]
+    fn weights_are_those_of_other_runtimes() {
+        for (shares, weight) in [(0, 1), (2, 1), (512, 59), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)] {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
     }
 
     #[test]
