@@ -53,6 +53,16 @@ impl OwnNetwork {
             .map_err(|error| StartFailure::ours(describe(&error)))
     }
 
+    /// When nothing of this container is left and another one will come.
+    pub(super) fn take_down(&mut self, plan: Option<&Plan>) -> Result<(), StartFailure> {
+        let (Some(plan), Some(machine), Some(namespace)) = (plan, &self.machine, self.namespace.take()) else {
+            return Ok(());
+        };
+        sys::in_mount_namespace(machine, || plan.take_down(&namespace))
+            .map_err(|error| failure("visit the machine's mount namespace", &error))?
+            .map_err(|error| StartFailure::ours(describe(&error)))
+    }
+
     /// When nothing of the container is left; what could not be done is returned in words.
     pub(super) fn end(&mut self, plan: Option<&Plan>) -> Option<String> {
         let (Some(plan), Some(_)) = (plan, &self.lease) else { return None };
