@@ -157,8 +157,8 @@ impl Life {
         self.network.set_up(self.request.network.as_ref(), init)?;
         self.restrict_devices(cgroup)?;
         if !changes.is_empty() {
-            let changed = cgroup.change_limits(changes);
-            self.warn_if(changed.map_err(|error| format!("limits are as they were at first: {}", describe(&error))));
+            let result = cgroup.change_limits(changes);
+            self.warn_if(result.map_err(|error| format!("limits are as they were at first: {}", describe(&error))));
         }
         Ok(())
     }

@@ -61,8 +61,9 @@ impl Between<'_> {
                 self.hear_uploader();
             }
             if places.contains(&Place::Gpus) {
-                let words = self.gpus.look();
-                words.into_iter().for_each(|text| self.listeners.audience.tell(&Event::Warning { text }));
+                for text in self.gpus.look() {
+                    self.listeners.audience.tell(&Event::Warning { text });
+                }
             }
             self.hear(&places);
         }

@@ -49,6 +49,8 @@ pub(super) struct Outcome {
     pub(super) log_error: Option<io::Error>,
     /// What init was sent.
     pub(super) sent: SentSignals,
+    /// It was ended by us so that it is started once more, where the policy permits that.
+    pub(super) to_restart: bool,
     /// When the workload had ended already, the run was to be ended, and why: it is not started once more.
     pub(super) late: Option<ExitReason>,
 }

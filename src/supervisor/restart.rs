@@ -66,10 +66,8 @@ impl Restarts {
     pub(super) fn after(&mut self, exit: &Exit, outcome: &Outcome, ran: Duration) -> Option<Again> {
         let has_failed =
             exit.code != 0 && matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled | ExitReason::OomKilled);
-        if !has_failed || outcome.stopped.is_some() || self.was_asked_for(exit, outcome.sent) {
-            return None;
-        }
-        if !self.policy.permits(self.count) {
+        let is_to_be = outcome.to_restart || (has_failed && !self.was_asked_for(exit, outcome.sent));
+        if !is_to_be || outcome.stopped.is_some() || !self.policy.permits(self.count) {
             return None;
         }
         if ran >= GOOD_RUN {
@@ -115,7 +113,9 @@ mod tests {
 
     fn outcome(sent: &[i32]) -> Outcome {
         let mut outcome = Outcome::default();
-        sent.iter().for_each(|number| outcome.sent.add(*number));
+        for number in sent {
+            outcome.sent.add(*number);
+        }
         outcome
     }
 
@@ -157,6 +157,9 @@ mod tests {
         let stopped = Outcome { stopped: Some(ExitReason::Stopped), ..Outcome::default() };
         let mut restarts = Restarts::new(ENDLESS, Signal::SIGTERM as i32);
         assert_eq!(restarts.after(&exit(1, OomKilled), &stopped, Duration::ZERO), None);
+        // Ended by us for that, whatever it was sent and whatever it made of it.
+        let ended_for_that = Outcome { to_restart: true, ..outcome(&[15, 9]) };
+        assert!(restarts.after(&exit(0, Exited), &ended_for_that, Duration::ZERO).is_some());
         let mut never = Restarts::new(RestartPolicy::No, Signal::SIGTERM as i32);
         assert_eq!(never.after(&exit(1, Exited), &outcome(&[]), Duration::ZERO), None);
     }

@@ -97,7 +97,9 @@ impl Streams {
                 terminal.give_to_user_of(init)?;
                 let wanted = request.terminal.and_then(|terminal| terminal.size);
                 let size = self.terminal.as_ref().and_then(Terminal::size).or(wanted);
-                size.into_iter().for_each(|size| terminal.resize(size));
+                if let Some(size) = size {
+                    terminal.resize(size);
+                }
                 if request.interactive {
                     self.input.lead_to(terminal.master()?);
                 }

@@ -133,7 +133,14 @@ fn a_run_that_is_started_once_more_keeps_its_address() {
     let addresses: Vec<&str> = shown.lines().map(|line| line.split('/').next().unwrap()).collect();
     assert_eq!(addresses, [&there, &there]);
     assert_eq!(address(&env, &run), there);
-    assert_eq!(env.script(&["--network", "private"], &format!("nc -w 2 {run} 80 </dev/null")).text(), "web");
+    assert_eq!(
+        env.script(
+            &["--network", "private"],
+            &format!("until timeout 2 nc -w 2 {run} 80 </dev/null; do usleep 50000; done")
+        )
+        .text(),
+        "web"
+    );
     env.run(["stop", "-g", "0s", &run]).code(0);
     assert_no_network(&env, &bridge, &there);
 
