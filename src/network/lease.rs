@@ -166,12 +166,8 @@ impl Plan {
         self.give_back(names)
     }
 
-    /// Takes the network down whose container is gone; the address stays taken for the next one.
-    ///
-    /// # Errors
-    /// As [`Self::end`] has them.
-    pub fn take_down(&self, namespace: &File) -> Result<(), NetworkError> {
-        let _lock = self.lock()?;
+    /// Takes the network down whose container is gone; the address stays taken for the next one. The caller holds the lock.
+    pub(super) fn take_down(&self, namespace: &File) -> Result<(), NetworkError> {
         let names = NameServer::find(&self.dir);
         run(self, "teardown", namespace)?;
         // Where nobody else has names it ends, and must not meet the one that comes next.

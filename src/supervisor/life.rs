@@ -205,7 +205,6 @@ impl Life {
         let cleared = clear_away(&self.request.record, &self.request.state);
         cleared
             .map_err(|why| StartFailure::ours(format!("cannot start it once more, its last container stays: {why}")))?;
-        self.network.take_down(self.request.network.as_ref())?;
         let between = Between {
             listeners: Listeners {
                 audience: &mut self.audience,

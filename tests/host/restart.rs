@@ -302,12 +302,13 @@ fn the_input_goes_on() {
     let arguments = ["run", "-i", "--name", "ends", "--restart", "on-failure:1", "app", "sh", "-c", "cat; exit 1"];
     assert_eq!(finish_with(&mut env.command(arguments), b"one\n").code(1).stdout, "one\n");
     // Somebody who comes later is kept as well.
-    let script = "until [ -e /work/there ]; do usleep 10000; done; echo ready; read line; echo got $line; exit 1";
+    let script =
+        "until [ -e /work/there ]; do echo waits; usleep 10000; done; echo ready; read line; echo got $line; exit 1";
     run(&env, "kept", &["-d", "-i", "--restart", "on-failure:1"], script).code(0);
     let mut attach = env.command(["attach", "kept"]);
     let mut attached = Running::start(attach.stdin(Stdio::piped()));
     let mut input = attached.stdin();
-    std::thread::sleep(Duration::from_millis(100));
+    attached.wait_for("waits");
     env.write("there", "");
     attached.wait_for("ready");
     input.write_all(b"one\n").unwrap();
@@ -340,6 +341,7 @@ fn each_container_has_a_terminal_of_the_size_that_is_now() {
     let arguments = ["run", "--name", "left", "-it", "--restart", "on-failure", "app", "sh", "-c", script];
     let mut typist = Typist::start(&env.command(arguments));
     typist.wait_for("up");
+    assert!(wait_until(|| !typist.is_cooked()), "keys would wait for the end of a line");
     typist.type_in("\x10\x11");
     assert_eq!(typist.finish(), 0);
     let restarts = wait_for_restart(&env, "left", 3);
