@@ -15,6 +15,7 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod network;
+mod restart;
 mod security;
 mod system;
 mod transport;
@@ -45,6 +46,7 @@ pub(super) use self::limits::{LimitArgs, RunKeepingArgs};
 pub(super) use self::mounts::MountArgs;
 pub(super) use self::namespaces::NamespaceArgs;
 pub(super) use self::network::{NetworkArgs, PortArgs};
+pub(super) use self::restart::RestartArgs;
 pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
@@ -293,6 +295,8 @@ pub(super) struct RunArgs {
     pub(super) rootfs: String,
     #[command(flatten)]
     pub(super) life: LifeArgs,
+    #[command(flatten)]
+    pub(super) restart: RestartArgs,
     /// Remove the run, its record and its log at its end.
     #[arg(long)]
     pub(super) rm: bool,

@@ -140,6 +140,11 @@ pub(super) fn tell(event: &Event, printer: Printer) {
         Event::Warning { text } => printer.warn(text),
         Event::Rootfs { method, why } => printer.detail(&format!("root file system: {method} ({why})")),
         Event::Started { pid } => printer.detail(&format!("started, process {pid} on this machine")),
+        Event::Restarting { restarts, delay_ms, exit_code } => {
+            printer.detail(&format!(
+                "ended with {exit_code}, started once more (for the {restarts}. time) in {delay_ms} ms"
+            ));
+        }
         Event::Saved { files, bytes } => {
             let count = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
             printer.say(&format!("saved artifacts: {count}, {}", ByteSize(*bytes)));

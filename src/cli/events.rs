@@ -102,8 +102,8 @@ fn details(happening: &Happening) -> String {
         }
         Happening::Health { status } => status.clone(),
         Happening::Signal { signal } => format!("signal {signal}"),
-        Happening::Restarting { restarts, exit_code } => {
-            format!("for the {restarts}. time, after exit code {exit_code}")
+        Happening::Restarting { restarts, delay_ms, exit } => {
+            format!("for the {restarts}. time in {delay_ms} ms, after exit code {}", exit.code)
         }
         Happening::Exited { exit } => match &exit.message {
             Some(message) => format!("exit code {}: {}", exit.code, message.lines().next().unwrap_or_default()),

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use nix::libc::O_NONBLOCK;
 
-use super::args::{LifeArgs, RunKeepingArgs};
+use super::args::{LifeArgs, RestartArgs, RunKeepingArgs};
 use super::context::absolute;
 use super::exit::CliError;
 use super::limits::grace_ms;
 use crate::engine::{Conduct, Logging};
 use crate::image::ByteSize;
+use crate::store::{RestartPolicy, RestartPolicyError};
 use crate::sys::inherited;
 
 /// Where the caller's own descriptors begin; those before are standard streams.
@@ -69,6 +70,19 @@ fn logging(driver: &str, options: &[String]) -> Result<Logging, String> {
              hint: leave it out; `dockless logs` shows what is kept"
         )),
     }
+}
+
+/// When the run is started once more. One that is removed at its end is not, as with docker.
+pub(super) fn restart(args: &RestartArgs, removed: bool) -> Result<RestartPolicy, CliError> {
+    let policy: RestartPolicy =
+        args.restart.parse().map_err(|error: RestartPolicyError| CliError::Usage(error.to_string()))?;
+    if removed && !policy.is_no() {
+        let hint = "hint: leave one of them out; `dockless rm RUN` removes an ended run";
+        return Err(CliError::Usage(format!(
+            "conflicting options: cannot specify both `--restart {policy}` and `--rm`\n{hint}"
+        )));
+    }
+    Ok(policy)
 }
 
 fn millis(span: Duration) -> u64 {

@@ -11,7 +11,7 @@ use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
 use super::images::image_request;
-use super::life::{IdFile, conduct, events};
+use super::life::{IdFile, conduct, events, restart};
 use super::limits::labels;
 use super::names::take_free_name;
 use super::options::{artifacts, options};
@@ -34,7 +34,8 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         check_input()?;
     }
     options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
-    let (labels, conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
+    let (labels, mut conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
+    conduct.restart = restart(&args.restart, args.rm)?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;

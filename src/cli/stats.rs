@@ -78,8 +78,9 @@ pub(super) fn stats(context: &Context, args: &StatsArgs) -> Result<u8, CliError>
                 between(name, first, (*at, sample), memory)
             })
             .collect();
-        // Whoever asked for some has seen their end.
-        let is_over = !runs.is_empty() && now.is_empty();
+        // Whoever asked for some has seen their end, unless they are about to be started once more.
+        let is_waiting = |run: &RunDir| run.record().is_ok_and(|record| record.state == RunState::Restarting);
+        let is_over = !runs.is_empty() && now.is_empty() && !runs.iter().any(is_waiting);
         if !screen.show(&shown) || args.no_stream || is_over {
             return Ok(0);
         }

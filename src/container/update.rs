@@ -48,6 +48,22 @@ impl LimitChange {
         *self == Self::default()
     }
 
+    /// Both changes as one, of which `later` was the second.
+    pub fn add(&mut self, later: &Self) {
+        fn put<T: Clone>(place: &mut Option<T>, value: Option<&T>) {
+            *place = value.cloned().or_else(|| place.take());
+        }
+        put(&mut self.memory, later.memory.as_ref());
+        put(&mut self.memory_swap, later.memory_swap.as_ref());
+        put(&mut self.memory_reservation, later.memory_reservation.as_ref());
+        put(&mut self.cpus, later.cpus.as_ref());
+        put(&mut self.cpu_shares, later.cpu_shares.as_ref());
+        put(&mut self.cpuset_cpus, later.cpuset_cpus.as_ref());
+        put(&mut self.cpuset_mems, later.cpuset_mems.as_ref());
+        put(&mut self.pids_limit, later.pids_limit.as_ref());
+        put(&mut self.blkio_weight, later.blkio_weight.as_ref());
+    }
+
     /// The limits of a record after this change.
     pub fn note_in(&self, limits: &mut Limits) {
         limits.memory = self.memory.map(ByteSize).or(limits.memory);

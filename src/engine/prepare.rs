@@ -127,6 +127,8 @@ fn record(
         labels: request.labels.clone(),
         tag: request.tag.as_ref().map(ToString::to_string),
         no_log: request.conduct.logging == Logging::Nothing,
+        restart: request.conduct.restart,
+        restarts: 0,
         cgroup: Some(cgroup.record()),
         state: RunState::Submitted,
         rootfs: String::new(),

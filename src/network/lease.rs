@@ -166,6 +166,19 @@ impl Plan {
         self.give_back(names)
     }
 
+    /// Takes the network down whose container is gone; the address stays taken for the next one. The caller holds the lock.
+    pub(super) fn take_down(&self, namespace: &File) -> Result<(), NetworkError> {
+        let names = NameServer::find(&self.dir);
+        run(self, "teardown", namespace)?;
+        // Where nobody else has names it ends, and must not meet the one that comes next.
+        if leases(&self.dir)?.len() <= 1
+            && let Some(names) = names
+        {
+            names.wait();
+        }
+        Ok(())
+    }
+
     /// The caller holds the lock.
     fn give_back(&self, names: Option<NameServer>) -> Result<(), NetworkError> {
         let path = self.path();

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 pub use lease::{Dead, Lease, Plan, Wanted, forget_dead, is_there_dead};
 pub use names::{Alias, Mac};
-pub use netavark::{TOOL_DIRS, Tools, set_up};
+pub use netavark::{TOOL_DIRS, Tools, move_over, set_up};
 pub use publish::{ContainerPort, Protocol, Publish, Published, exposed, hold, publish};
 pub use subnet::Subnet;
 

@@ -58,6 +58,13 @@ pub fn set_up(plan: &Plan, namespace: &File) -> Result<(), NetworkError> {
     run(plan, "setup", namespace)
 }
 
+/// Gives the network of a namespace whose container is gone to another one.
+pub fn move_over(plan: &Plan, from: &File, to: &File) -> Result<(), NetworkError> {
+    let _lock = plan.lock()?;
+    plan.take_down(from)?;
+    run(plan, "setup", to)
+}
+
 /// The caller holds the lock.
 pub(super) fn run(plan: &Plan, action: &'static str, namespace: &File) -> Result<(), NetworkError> {
     let netavark = &plan.tools.netavark;

@@ -78,13 +78,16 @@ pub enum Happening {
         /// Its number.
         signal: i32,
     },
-    /// It is started once more.
+    /// The workload has failed, and is started once more.
     #[serde(rename = "restarting")]
     Restarting {
         /// How often it was, this time included.
         restarts: u32,
-        /// What it ended with.
-        exit_code: i32,
+        /// When that will be: so long after this.
+        delay_ms: u64,
+        /// How it ended.
+        #[serde(flatten)]
+        exit: Box<Exit>,
     },
     /// The workload has ended; all there is to know is in here.
     #[serde(rename = "exited")]
@@ -227,6 +230,11 @@ mod tests {
         assert_eq!(std::fs::read_to_string(dir.path().join(JOURNAL)).unwrap(), expected);
         let read: FeedLine = serde_json::from_str(&line).unwrap();
         assert_eq!((read.seq, read.happening), (5, Happening::Started { pid: 7 }));
+        let failed = Exit { signal: Some(9), ..Exit::new(137, super::super::ExitReason::OomKilled) };
+        let restarting = Happening::Restarting { restarts: 1, delay_ms: 100, exit: Box::new(failed) };
+        let text = serde_json::to_string(&FeedLine { happening: restarting.clone(), ..read }).unwrap();
+        assert!(text.contains("\"exit_code\":137") && text.contains("\"restarts\":1"), "{text}");
+        assert_eq!(serde_json::from_str::<FeedLine>(&text).unwrap().happening, restarting);
         // The reader is gone; the run is not to hear of it.
         feed.tell(String::new(), Happening::Created);
         assert!(feed.listener().is_none());

@@ -36,6 +36,7 @@ mod layers;
 mod record;
 mod removal;
 mod reserve;
+mod restart;
 mod run_cgroup;
 mod runs;
 mod secrets;
@@ -66,6 +67,7 @@ pub use record::{
     Exit, ExitReason, FailedCommand, GpuUsage, Limits, MountedImage, RunGpu, RunNetwork, RunRecord, RunState, Victim,
 };
 pub use removal::Freed;
+pub use restart::{RestartPolicy, RestartPolicyError};
 pub use run_cgroup::{CgroupMode, CgroupModeError, RunCgroup};
 pub use runs::{Reservation, RunDir, RunName, RunNameError};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};

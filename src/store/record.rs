@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::restart::RestartPolicy;
 use super::run_cgroup::RunCgroup;
 use super::runs::RunName;
 use crate::image::{ByteSize, Digest, Reference};
@@ -24,6 +25,8 @@ pub enum RunState {
     Running,
     /// All its processes stand still.
     Paused,
+    /// The container has failed and is about to be started once more.
+    Restarting,
     /// The container has ended; artifacts are being saved.
     Saving,
     /// Ended with 0.
@@ -43,7 +46,13 @@ impl RunState {
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Submitted | Self::Pulling | Self::Creating | Self::Running | Self::Paused | Self::Saving => false,
+            Self::Submitted
+            | Self::Pulling
+            | Self::Creating
+            | Self::Running
+            | Self::Paused
+            | Self::Restarting
+            | Self::Saving => false,
             Self::Done | Self::Failed | Self::Stopped | Self::Interrupted | Self::Aborted => true,
         }
     }
@@ -69,6 +78,7 @@ impl fmt::Display for RunState {
             Self::Creating => "creating",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Saving => "saving",
             Self::Done => "done",
             Self::Failed => "failed",
@@ -288,6 +298,11 @@ impl RunRecord {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What is known about a run; `run.json`. `docs/json.md` describes the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -366,6 +381,12 @@ pub struct RunRecord {
     /// Nothing is kept of what it writes (`--log-driver none`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_log: bool,
+    /// When it is started once more; absent for never.
+    #[serde(default, skip_serializing_if = "RestartPolicy::is_no")]
+    pub restart: RestartPolicy,
+    /// How often it was; absent for never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
     /// How it stands.
     pub state: RunState,
     /// How the root file system was made: `overlay` or `copy`.

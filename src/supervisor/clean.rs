@@ -21,6 +21,22 @@ pub(super) fn kill_rest(record: &RunRecord) {
     }
 }
 
+/// Removes what is left of one container of a run that gets another one: processes, cgroup, libcontainer's state.
+pub(super) fn clear_away(record: &RunRecord, state_root: &Path) -> Result<(), String> {
+    kill_rest(record);
+    remove_cgroup(record)?;
+    remove_state(record, state_root)
+}
+
+fn remove_cgroup(record: &RunRecord) -> Result<(), String> {
+    let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id);
+    cgroup.and_then(|cgroup| cgroup.remove()).map_err(|error| describe(&error))
+}
+
+fn remove_state(record: &RunRecord, state_root: &Path) -> Result<(), String> {
+    container::remove_state(state_root, &record.id).map_err(|error| error.to_string())
+}
+
 /// Removes everything of the run that is not to stay: processes, cgroup, libcontainer's state, mounts, writable layer, and
 /// the whole directory when the record says so. Goes on after a failure; returns what could not be done, in words.
 ///
@@ -33,14 +49,8 @@ pub(super) fn clean_up(run: &RunDir, record: &RunRecord, state_root: &Path) -> V
         }
     };
     kill_rest(record);
-    match Cgroup::recorded(record.cgroup.as_ref(), &record.id) {
-        Ok(cgroup) => {
-            note("clean-up is incomplete", cgroup.remove().map_err(|error| describe(&error)));
-        }
-        Err(error) => note("clean-up is incomplete", Err(describe(&error))),
-    }
-    let state = container::remove_state(state_root, &record.id).map_err(|error| error.to_string());
-    note("cannot remove the runtime state", state);
+    note("clean-up is incomplete", remove_cgroup(record));
+    note("cannot remove the runtime state", remove_state(record, state_root));
     // Gone already, with the mount namespace, when this is not the supervisor itself.
     let _ = umount2(&run.path().join("rootfs"), MntFlags::MNT_DETACH);
     let removed = if record.remove { run.clone().remove() } else { run.tidy(record.keep) };

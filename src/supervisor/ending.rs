@@ -26,6 +26,15 @@ pub(super) struct Evidence<'a> {
     pub(super) shm_peak: Option<ByteSize>,
 }
 
+/// The code of an end that has one of its own: schedulers know these for "taken away" and "too long".
+pub(super) const fn code_for(reason: ExitReason) -> Option<i32> {
+    match reason {
+        ExitReason::Interrupted => Some(128 + Signal::SIGTERM as i32),
+        ExitReason::Timeout => Some(TIMED_OUT),
+        _ => None,
+    }
+}
+
 impl Evidence<'_> {
     /// The truth about the end.
     pub(super) fn exit(self) -> Exit {
@@ -37,12 +46,8 @@ impl Evidence<'_> {
         };
         let reason = self.reason(code, signal);
         Exit {
-            // Whatever the workload made of it: schedulers know these codes for "taken away" and "too long".
-            code: match reason {
-                ExitReason::Interrupted => 128 + Signal::SIGTERM as i32,
-                ExitReason::Timeout => TIMED_OUT,
-                _ => code,
-            },
+            // Whatever the workload made of it.
+            code: code_for(reason).unwrap_or(code),
             signal,
             oom_kills: self.usage.oom_kills,
             memory_peak: self.usage.memory_peak.map(ByteSize),
@@ -122,7 +127,7 @@ mod tests {
 
     fn end(status: WaitStatus, oom_kills: u64, stopped: Option<ExitReason>) -> Exit {
         let usage = Usage { memory_peak: Some(64 << 20), oom_kills, ..Usage::default() };
-        let outcome = Outcome { stopped, killed: false, log_error: None };
+        let outcome = Outcome { stopped, ..Outcome::default() };
         let victim = (oom_kills == 1).then(|| Victim { pid: 7, command: "hog".to_owned() });
         let evidence = Evidence {
             status,

@@ -1,4 +1,4 @@
-//! One of the container's streams on its way: to the log, to our own output, and to whoever is attached.
+//! One of the containers' streams on its way: to the log, to our own output, and to whoever is attached.
 //!
 //! Our own output holds the container back when it does not take more, as it would without us. Those who are attached do
 //! not: what does not fit into their pipe at once is lost to them, and they are told how much.
@@ -22,11 +22,13 @@ const SAFE_WRITE_BYTES: usize = 4096;
 /// See the module.
 pub(super) struct Flow {
     stream: Stream,
-    /// The container's end; `None` after its end of file.
+    /// Where the container writes; `None` after its end of file, and between two containers.
     source: Option<File>,
     /// Our own standard output or error; `None` when nobody reads it any more.
     sink: Option<File>,
     sink_takes_bytes: usize,
+    /// Our own output was closed, and so is each container's.
+    is_closed: bool,
     pending: Vec<u8>,
     /// Nobody waits for a sink that does not take more at once: what it misses stands in the log.
     is_lossy: bool,
@@ -44,25 +46,31 @@ struct Listener {
 
 impl Flow {
     /// Without a sink, for a run that nobody watches, the log alone gets it.
-    pub(super) fn new(
-        stream: Stream,
-        source: OwnedFd,
-        sink: Option<BorrowedFd<'_>>,
-        masker: &Masker,
-    ) -> io::Result<Self> {
+    pub(super) fn new(stream: Stream, sink: Option<BorrowedFd<'_>>, masker: &Masker) -> io::Result<Self> {
         let sink = sink.map(|sink| sink.try_clone_to_owned()).transpose()?.map(File::from);
         let kind = sink.as_ref().map(File::metadata).transpose()?.map(|metadata| metadata.file_type());
         let may_block = kind.is_none_or(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket());
         Ok(Self {
             stream,
-            source: Some(File::from(source)),
+            source: None,
             sink,
             sink_takes_bytes: if may_block { SAFE_WRITE_BYTES } else { usize::MAX },
+            is_closed: false,
             pending: Vec::new(),
             is_lossy: false,
             masked: masker.stream(),
             listeners: Vec::new(),
         })
+    }
+
+    /// A container writes there.
+    pub(super) fn read_from(&mut self, source: OwnedFd) {
+        self.source = (!self.is_closed).then(|| File::from(source));
+    }
+
+    /// The container has ended; somebody outside may still hold what it wrote to.
+    pub(super) fn let_go(&mut self) {
+        self.source = None;
     }
 
     /// Gives somebody more what comes from now on.
@@ -167,6 +175,7 @@ impl Flow {
                 self.sink = None;
                 self.pending.clear();
                 self.source = None;
+                self.is_closed = true;
             }
         }
     }
@@ -223,8 +232,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = LogWriter::open(&dir.path().join("log"), Logging::All).unwrap();
         let mut outcome = Outcome::default();
-        let (_source, source) = io::pipe().unwrap();
-        let mut flow = Flow::new(Stream::Stdout, source.into(), None, &Masked::default().masker()).unwrap();
+        let mut flow = Flow::new(Stream::Stdout, None, &Masked::default().masker()).unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
         flow.add_listener(writer.into());
         flow.take_in(&vec![b'x'; 100_000], &mut log, &mut outcome);

@@ -1,4 +1,4 @@
-//! What the container reads: from the command line, and from whoever is attached, through one pipe or terminal of ours.
+//! What containers read: from the command line, and from whoever is attached, through one pipe or a terminal of ours.
 //!
 //! Little is held: nothing is read from anybody while something waits for the container to take it.
 
@@ -19,12 +19,16 @@ pub(super) enum Inlet {
 
 /// See the module.
 pub(super) struct Input {
-    /// The container's end; `None` for one that reads nothing, or no more.
+    /// Our end of what the container reads; `None` for one that reads nothing, or no more, and between two terminals.
     target: Option<File>,
+    /// Something is taken from whoever comes.
+    is_open: bool,
     sources: Vec<Source>,
     pending: Vec<u8>,
     /// It ends with a key (EOT), not by being closed.
     is_terminal: bool,
+    /// The command line has given all it has to give.
+    has_ended: bool,
 }
 
 /// What a terminal in its usual mode takes as the end of the input: Ctrl-D.
@@ -37,25 +41,51 @@ struct Source {
 }
 
 impl Input {
-    /// `target` is what the container reads, `first` what the command line has given it.
+    /// `target` is the pipe that containers read, `first` what the command line has given for it.
     ///
-    /// The container's input ends with the command line's; that of a run that nobody stays with never does.
-    pub(super) fn new(target: Option<OwnedFd>, first: Option<OwnedFd>, is_terminal: bool) -> io::Result<Self> {
+    /// The containers' input ends with the command line's; that of a run that nobody stays with never does.
+    pub(super) fn of_pipe(target: Option<OwnedFd>, first: Option<OwnedFd>) -> io::Result<Self> {
         if let Some(target) = &target {
             sys::set_nonblocking(target.as_fd())?;
         }
+        let is_open = target.is_some();
+        Ok(Self { target: target.map(File::from), is_open, ..Self::from_first(first, false) })
+    }
+
+    /// The terminals come one after the other, see [`Self::lead_to`].
+    pub(super) fn of_terminal(is_open: bool, first: Option<OwnedFd>) -> Self {
+        Self { is_open, ..Self::from_first(first, true) }
+    }
+
+    fn from_first(first: Option<OwnedFd>, is_terminal: bool) -> Self {
         let first = first.map(|file| Source { file: File::from(file), closes: true });
-        Ok(Self {
-            target: target.map(File::from),
-            sources: first.into_iter().collect(),
-            pending: Vec::new(),
-            is_terminal,
-        })
+        let sources = first.into_iter().collect();
+        Self { target: None, is_open: false, sources, pending: Vec::new(), is_terminal, has_ended: false }
+    }
+
+    /// The pipe, while it is written to.
+    pub(super) fn target(&self) -> Option<BorrowedFd<'_>> {
+        self.target.as_ref().map(File::as_fd)
+    }
+
+    /// A container has a terminal, whose master this is; it must not wait.
+    pub(super) fn lead_to(&mut self, terminal: OwnedFd) {
+        self.target = Some(File::from(terminal));
+        if self.has_ended && self.pending.last() != Some(&END_KEY) {
+            self.pending.push(END_KEY);
+        }
+    }
+
+    /// The container with the terminal has ended. A pipe stays.
+    pub(super) fn lead_nowhere(&mut self) {
+        if self.is_terminal {
+            self.target = None;
+        }
     }
 
     /// Somebody more who writes.
     pub(super) fn add(&mut self, source: OwnedFd) {
-        if self.target.is_some() {
+        if self.is_open {
             self.sources.push(Source { file: File::from(source), closes: false });
         }
     }
@@ -97,6 +127,8 @@ impl Input {
                 Ok(written) => drop(self.pending.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It is hung up; another may come.
+                Err(_) if self.is_terminal => return self.lead_nowhere(),
                 // The container reads no more. Whoever writes hears of it from a closed pipe.
                 Err(_) => return self.close(),
             }
@@ -110,6 +142,7 @@ impl Input {
 
     fn end(&mut self) {
         if self.is_terminal {
+            self.has_ended = true;
             self.pending.push(END_KEY);
         } else {
             self.close();
@@ -118,6 +151,7 @@ impl Input {
 
     fn close(&mut self) {
         self.target = None;
+        self.is_open = false;
         self.sources.clear();
         self.pending.clear();
     }
@@ -143,11 +177,19 @@ mod tests {
         }
     }
 
+    /// A pipe in the place of a terminal.
+    fn terminal(target: io::PipeWriter, first: io::PipeReader) -> Input {
+        sys::set_nonblocking(target.as_fd()).unwrap();
+        let mut input = Input::of_terminal(true, Some(first.into()));
+        input.lead_to(target.into());
+        input
+    }
+
     #[test]
     fn the_end_of_the_first_is_the_end_but_that_of_a_guest_is_not() {
         let (mut reader, target) = io::pipe().unwrap();
         let (first, mut writer) = io::pipe().unwrap();
-        let mut input = Input::new(Some(target.into()), Some(first.into()), false).unwrap();
+        let mut input = Input::of_pipe(Some(target.into()), Some(first.into())).unwrap();
         let (guest, mut guest_writer) = io::pipe().unwrap();
         input.add(guest.into());
         guest_writer.write_all(b"guest ").unwrap();
@@ -167,7 +209,7 @@ mod tests {
         for (leaves, expected) in [(false, "x\x04"), (true, "x")] {
             let (mut reader, target) = io::pipe().unwrap();
             let (first, mut writer) = io::pipe().unwrap();
-            let mut input = Input::new(Some(target.into()), Some(first.into()), true).unwrap();
+            let mut input = terminal(target, first);
             writer.write_all(b"x").unwrap();
             if leaves {
                 input.keep_open();
@@ -182,10 +224,29 @@ mod tests {
     }
 
     #[test]
+    fn every_terminal_is_told_that_the_input_has_ended() {
+        let (mut reader, target) = io::pipe().unwrap();
+        let (first, writer) = io::pipe().unwrap();
+        let mut input = terminal(target, first);
+        drop(writer);
+        pump(&mut input);
+        input.lead_nowhere();
+        let mut all = String::new();
+        reader.read_to_string(&mut all).unwrap();
+        let (mut reader, target) = io::pipe().unwrap();
+        sys::set_nonblocking(target.as_fd()).unwrap();
+        input.lead_to(target.into());
+        pump(&mut input);
+        drop(input);
+        reader.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "\x04\x04");
+    }
+
+    #[test]
     fn nobody_is_read_while_the_container_does_not_take_more() {
         let (reader, target) = io::pipe().unwrap();
         let (first, mut writer) = io::pipe().unwrap();
-        let mut input = Input::new(Some(target.into()), Some(first.into()), true).unwrap();
+        let mut input = terminal(target, first);
         for _ in 0..40 {
             if input.inlets().iter().any(|(inlet, _)| *inlet == Inlet::Source(0)) {
                 writer.write_all(&[b'x'; 4096]).unwrap();
@@ -196,6 +257,17 @@ mod tests {
         assert!(input.pending.len() <= 4096);
         drop(reader);
         input.advance(Inlet::Room, &mut []);
-        assert!(input.inlets().is_empty() && writer.write_all(b"x").is_err());
+        assert!(input.inlets().is_empty());
+        // The next terminal gets what this one did not take, and what comes meanwhile.
+        writer.write_all(b"more").unwrap();
+        let (mut reader, target) = io::pipe().unwrap();
+        let kept = input.pending.len();
+        sys::set_nonblocking(target.as_fd()).unwrap();
+        input.lead_to(target.into());
+        pump(&mut input);
+        drop(input);
+        let mut all = String::new();
+        reader.read_to_string(&mut all).unwrap();
+        assert!(kept > 0 && all.len() == kept + 4 && all.ends_with("more"), "{kept} {}", all.len());
     }
 }

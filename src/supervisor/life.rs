@@ -1,16 +1,20 @@
-//! The life of a supervisor: take the request, make the root file system and the container, relay, report, clean up.
+//! The life of a supervisor: take the request, make what stays, have one container after the other until the run is over,
+//! report, clean up.
+//!
+//! Once for all containers of a run there are its lock, name and id, root file system with its writable layer, mounted
+//! images, log, input, leases of GPUs and of an address, and whoever listens ([`Ground`]). What each gets anew is in
+//! `attempt.rs`.
 //!
 //! Order at the end: the exit is in the record, durably, before anything is taken apart; the artifacts are saved before
 //! the writable layer goes; `exited` is told last, so that whoever waits for it finds nothing left.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use nix::mount::{MsFlags, mount};
@@ -18,39 +22,30 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, dup2_stdin, setsid};
-use oci_spec::runtime::Spec;
+use nix::unistd::{dup2_stdin, setsid};
 
+use super::attempt::{Ended, Ground};
 use super::audience::Audience;
-use super::clean::clean_up;
-use super::ending::Evidence;
+use super::between::{Between, end_of_waiting};
+use super::clean::{clean_up, clear_away};
 use super::gpus::GpuEye;
 use super::links::Models;
-use super::live::LiveRun;
 use super::log::LogWriter;
 use super::network::OwnNetwork;
 use super::protocol::{Event, Masked, Request, receive_request};
-use super::pulse::Pulse;
-use super::relay::{Listeners, Relay, Streams, Watched};
-use super::streams::OurEnds;
-use super::terminal::ConsoleSocket;
-use super::victim::last_victim;
+use super::relay::Listeners;
+use super::restart::{Again, Restarts};
+use super::streams::Streams;
 use crate::artifact::Uploader;
-use crate::container::{
-    Cgroup, Container, ContainerError, Created, StartFailure, Stdio, restrict_devices, start_time_of,
-};
+use crate::container::{LimitChange, StartFailure};
 use crate::gpu::lease::Handed;
-use crate::rootfs::{self, Layers, Rootfs};
-use crate::store::{Exit, ExitReason, FailedCommand, Feed, Happening, RunDir, RunState, Store, StoreError};
-use crate::sys::{self, LockMode, write_atomic};
-use crate::words::{describe, printable};
+use crate::store::{Exit, ExitReason, Feed, Happening, RunDir, RunState, Store, StoreError};
+use crate::sys::{self, LockMode};
+use crate::words::describe;
 
 /// Passed on to the workload.
 const FORWARDED: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
-
-/// What is read of the file that a workflow's shell writes.
-const MAX_STEP_BYTES: u64 = 32;
 
 /// The first descriptor after the standard streams; none above is anybody's when we begin.
 const FIRST_OWN: u32 = 3;
@@ -74,14 +69,14 @@ pub(super) struct Life {
     pub(super) run: RunDir,
     /// Sends artifacts to their bucket while the run goes on.
     pub(super) uploader: Option<Uploader>,
-    audience: Audience,
-    feed: Feed,
-    signals: SignalFd,
+    pub(super) audience: Audience,
+    pub(super) feed: Feed,
+    pub(super) signals: SignalFd,
     /// The run's lock: held until this process ends, however it ends.
     _lock: OwnedFd,
     /// Its GPUs, until nothing of the run is left that could use them.
     leases: Option<Handed>,
-    network: OwnNetwork,
+    pub(super) network: OwnNetwork,
     stdin: Option<OwnedFd>,
 }
 
@@ -120,7 +115,7 @@ impl Life {
     }
 
     fn live(&mut self) {
-        let mut exit = match self.run_container() {
+        let mut exit = match self.run_containers() {
             Ok(exit) => exit,
             Err(failure) => Exit {
                 memory_limit: self.request.memory_limit,
@@ -156,7 +151,25 @@ impl Life {
         self.tell(&Event::Exited { exit: Box::new(exit) });
     }
 
-    fn run_container(&mut self) -> Result<Exit, StartFailure> {
+    /// Has one container after the other until the last one has ended.
+    fn run_containers(&mut self) -> Result<Exit, StartFailure> {
+        let mut ground = self.lay_ground()?;
+        let mut restarts = Restarts::new(self.request.record.restart, self.request.stop_signal);
+        loop {
+            let Ended { exit, outcome, ran } = self.attempt(&mut ground)?;
+            let Some(again) = restarts.after(&exit, &outcome, ran) else { return Ok(exit) };
+            let end = match outcome.late {
+                Some(reason) => Some(reason),
+                None => self.wait_for(again, &exit, &mut ground)?,
+            };
+            if let Some(reason) = end {
+                return Ok(end_of_waiting(exit, reason));
+            }
+        }
+    }
+
+    /// Makes what all containers of the run have in common.
+    fn lay_ground(&mut self) -> Result<Ground, StartFailure> {
         self.audience.open(&self.run.control()).map_err(system("listen to other commands"))?;
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
@@ -166,154 +179,49 @@ impl Life {
         self.network.open(self.request.network.as_ref())?;
         self.isolate().map_err(system("set up the supervisor"))?;
         models.open(&self.request.surroundings.linked, false)?;
-        let cgroup_failure = |error| StartFailure::ours(describe(&error));
-        let record = &self.request.record;
-        let mut cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id).map_err(cgroup_failure)?;
-        cgroup.begin();
         let rootfs = self.make_rootfs()?;
         self.tell(&Event::Rootfs { method: rootfs.method.to_string(), why: rootfs.why.clone() });
         self.request.record.rootfs = rootfs.method.to_string();
         let log = LogWriter::open(&self.run.log(), self.request.conduct.logging).map_err(system("write the log"))?;
-        let (theirs, ours) = self.streams().map_err(system("make the container's streams"))?;
-        let container = {
-            let store = Store::at(self.request.store.clone());
-            let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
-            cgroup.make().map_err(cgroup_failure)?;
-            let (request, bundle) = (&self.request, self.run.path());
-            let id = &request.record.id;
-            Container::create(id, &request.state, bundle, theirs, request.init, &cgroup)
-                .map_err(ContainerError::into_failure)?
-        };
-        cgroup.has_init(container.pid());
-        let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
-        let settled = ours.settle(container.pid(), &self.request).map_err(system("set up the container's streams"));
-        let linked = settled.and_then(|streams| models.apply(container.pid().as_raw()).map(|()| streams));
-        let ended = linked.and_then(|streams| self.relay(container, &cgroup, streams, log, eye));
-        if ended.is_err() {
-            // Where it has no cgroup, nothing else would end it. Whoever waited for it already is not met again.
-            drop(sys::signal_process(init.as_fd(), Signal::SIGKILL as i32));
-        }
-        ended
-    }
-
-    /// The container's ends of its streams and ours.
-    fn streams(&mut self) -> io::Result<(Stdio, OurEnds)> {
-        let given = self.stdin.take();
-        if self.request.terminal.is_some() {
-            let path = self.run.console();
-            let socket = ConsoleSocket::open(path.clone())?;
-            return Ok((Stdio::Console(path), OurEnds::Terminal { socket, given }));
-        }
-        OurEnds::pipes(given, self.request.interactive)
-    }
-
-    /// Starts what was created and stays with it until it has ended.
-    fn relay(
-        &mut self,
-        container: Container<Created>,
-        cgroup: &Cgroup,
-        streams: Streams,
-        log: LogWriter,
-        mut eye: GpuEye,
-    ) -> Result<Exit, StartFailure> {
-        let pid = container.pid();
-        if self.request.own_network {
-            sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
-        }
-        self.network.set_up(self.request.network.as_ref(), pid)?;
-        self.limit(cgroup)?;
-        let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
-        if !self.request.record.detached && self.audience.client_is_gone() {
-            return Err(StartFailure::ours(
-                "the command that had started the run was killed before its workload started",
-            ));
-        }
-        self.happens(Happening::Created);
-        let timeout = self.request.conduct.timeout_ms.map(Duration::from_millis);
-        let mut pulse = Pulse::new(pid, self.request.record.limits.shm_size, timeout);
-        let container = container.start().map_err(ContainerError::into_failure)?;
-        self.record_start(pid.as_raw());
-        let id = self.request.record.id.clone();
-        let watched = Watched {
-            init: pid,
-            id: &id,
-            init_ended: init_ended.as_fd(),
-            cgroup,
-            stop_signal: self.request.stop_signal,
-            shares_processes: self.request.surroundings.shares_processes,
+        let streams = Streams::new(&self.request, self.stdin.take(), log);
+        let store = Store::at(self.request.store.clone());
+        Ok(Ground {
+            rootfs: rootfs.path,
+            images: self.request.surroundings.place_images(&store, self.run.path(), self.request.rootfs)?,
+            models,
+            streams: streams.map_err(system("make the container's streams"))?,
+            eye,
+            changes: LimitChange::default(),
             detached: self.request.record.detached,
-            interruptible: self.request.record.interruptible,
+            deadline: None,
+        })
+    }
+
+    /// Takes the container away that has failed, and waits for the time of the next one; returns why there is none if the run
+    /// ends instead.
+    fn wait_for(&mut self, again: Again, exit: &Exit, ground: &mut Ground) -> Result<Option<ExitReason>, StartFailure> {
+        let next = Instant::now() + again.delay;
+        self.record_restart(again, exit);
+        let cleared = clear_away(&self.request.record, &self.request.state);
+        cleared
+            .map_err(|why| StartFailure::ours(format!("cannot start it once more, its last container stays: {why}")))?;
+        let between = Between {
+            listeners: Listeners {
+                audience: &mut self.audience,
+                uploader: self.uploader.as_mut().filter(|uploader| uploader.is_there()),
+                signals: &self.signals,
+                feed: &mut self.feed,
+            },
+            streams: &mut ground.streams,
+            gpus: &mut ground.eye,
             conduct: &self.request.conduct,
-            live: LiveRun {
-                run: &self.run,
-                record: &mut self.request.record,
-                memory_limit: &mut self.request.memory_limit,
-                cgroup,
-            },
+            stop_signal: self.request.stop_signal,
+            interruptible: self.request.record.interruptible,
+            detached: &mut ground.detached,
+            deadline: ground.deadline,
+            end: None,
         };
-        let listeners = Listeners {
-            audience: &mut self.audience,
-            uploader: self.uploader.as_mut(),
-            signals: &self.signals,
-            feed: &mut self.feed,
-        };
-        let relay = Relay::new(watched, listeners, &mut pulse, &mut eye, streams, log)
-            .map_err(system("relay the container's output"))?;
-        let outcome = relay.run();
-        let status = container.wait().map_err(ContainerError::into_failure)?;
-        if let Some(error) = &outcome.log_error {
-            self.warn(format!("the log is incomplete: cannot write `{}`: {error}", self.run.log().display()));
-        }
-        let usage = cgroup.usage();
-        let evidence = Evidence {
-            status,
-            usage,
-            outcome: &outcome,
-            victim: if usage.oom_kills > 0 { last_victim(&self.request.record.id) } else { None },
-            memory_limit: self.request.memory_limit.or_else(|| cgroup.callers_memory_limit()),
-            shm_size: self.request.record.limits.shm_size,
-            shm_peak: pulse.shm_peak(),
-        };
-        let mut exit = evidence.exit();
-        // What the driver said in the workload's last moment.
-        eye.look().into_iter().for_each(|text| self.warn(text));
-        eye.report(&mut exit);
-        self.name_failed_command(&mut exit);
-        Ok(exit)
-    }
-
-    /// Sets the limits of the cgroup, and keeps its processes from devices that were not granted, before the workload starts.
-    fn limit(&self, cgroup: &Cgroup) -> Result<(), StartFailure> {
-        let config = self.run.config();
-        let spec = Spec::load(&config)
-            .map_err(|error| StartFailure::ours(format!("cannot read `{}`: {error}", config.display())))?;
-        cgroup.set_limits(&spec).map_err(|error| StartFailure::ours(describe(&error)))?;
-        restrict_devices(cgroup, &spec).map_err(|error| StartFailure::ours(describe(&error)))
-    }
-
-    /// Tells which command of a workflow was running when it failed, if its shell has noted that.
-    fn name_failed_command(&self, exit: &mut Exit) {
-        let steps = &self.request.conduct.steps;
-        let by_itself = matches!(
-            exit.reason,
-            ExitReason::Exited | ExitReason::Signalled | ExitReason::OomKilled | ExitReason::GpuLost
-        );
-        if exit.code == 0 || !by_itself {
-            return;
-        }
-        // One command alone notes nothing: there is no doubt.
-        let noted = if steps.len() == 1 { Some(1) } else { read_step(&self.run.step()) };
-        let Some(index) = noted.filter(|index| (1..=steps.len()).contains(index)) else { return };
-        let text = self.request.conduct.secrets.mask(&steps[index - 1]);
-        let place = format!("command {index} of {}, `{}`", steps.len(), printable(&text));
-        exit.message = Some(match &exit.message {
-            None => format!("{place}, failed with exit code {}", exit.code),
-            Some(message) => match message.split_once("\nhint:") {
-                Some((message, hint)) => format!("{message}, in {place}\nhint:{hint}"),
-                None => format!("{message}, in {place}"),
-            },
-        });
-        exit.failed_command = Some(FailedCommand { index, of: steps.len(), text, code: exit.code });
+        Ok(between.wait(next))
     }
 
     /// Leaves what the container must not inherit: keyring, umask, the mount table of the machine.
@@ -328,45 +236,16 @@ impl Life {
         Ok(())
     }
 
-    fn make_rootfs(&self) -> Result<Rootfs, StartFailure> {
-        let failure = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
-        let request = &self.request;
-        let layers = Layers::load(&Store::at(request.store.clone()), &request.record.layers).map_err(failure)?;
-        let target = self.run.path().join("rootfs");
-        DirBuilder::new().mode(0o700).create(&target).map_err(system("make the root file system's directory"))?;
-        let rootfs = rootfs::assemble(request.rootfs, &layers, self.run.path(), &target, request.record.keep)
-            .map_err(failure)?;
-        if request.record.cgroup.as_ref().is_some_and(|cgroup| !cgroup.mode.makes_one()) {
-            without_devices(&rootfs.path).map_err(system("keep the image's device nodes from being opened"))?;
-        }
-        rootfs::preflight(&rootfs.path).map_err(failure)?;
-        rootfs::replace_etc_links(&rootfs.path).map_err(failure)?;
-        let volumes: Vec<String> = request.volumes.iter().map(|volume| volume.destination.clone()).collect();
-        rootfs::prepare(&rootfs.path, &request.working_dir, &volumes).map_err(failure)?;
-        for volume in &request.volumes {
-            if let Some(host) = &volume.host {
-                rootfs::seed_volume(&rootfs.path, &volume.destination, host).map_err(failure)?;
-            }
-        }
-        rootfs::apply(&rootfs.path, &request.root_edits).map_err(failure)?;
-        Ok(rootfs)
-    }
-
-    fn record_start(&mut self, pid: i32) {
+    fn record_restart(&mut self, Again { restarts, delay }: Again, exit: &Exit) {
         let record = &mut self.request.record;
-        record.state = RunState::Running;
-        record.started = Some(now());
-        record.pid = Some(pid);
-        record.pid_start = start_time_of(Pid::from_raw(pid));
-        if let Some(path) = self.request.conduct.pid_file.clone() {
-            let written = write_atomic(&path, format!("{pid}\n").as_bytes());
-            self.warn_if(written.map_err(|error| format!("cannot write `{}`: {error}", path.display())));
-        }
-        // A reboot ends the run, so this state need not survive one.
+        (record.state, record.restarts) = (RunState::Restarting, restarts);
+        (record.pid, record.pid_start) = (None, None);
         let written = self.run.write_passing_record(&self.request.record);
         self.warn_if(written.map_err(|error| describe(&error)));
-        self.happens(Happening::Started { pid });
-        self.tell(&Event::Started { pid });
+        let exit = Exit { started: self.request.record.started.clone(), finished: Some(now()), ..exit.clone() };
+        let (delay_ms, exit_code) = (u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), exit.code);
+        self.happens(Happening::Restarting { restarts, delay_ms, exit: Box::new(exit) });
+        self.tell(&Event::Restarting { restarts, delay_ms, exit_code });
     }
 
     fn record_exit(&mut self, exit: &Exit) -> Result<(), StoreError> {
@@ -408,35 +287,13 @@ impl Life {
     }
 }
 
-/// The number that the shell of a workflow wrote last.
-fn read_step(path: &Path) -> Option<usize> {
-    let mut text = String::new();
-    // The container may have written anything there.
-    File::open(path).ok()?.take(MAX_STEP_BYTES).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
-}
-
 fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
     let text = std::fs::read_to_string(path).ok()?;
     serde_json::from_str(&secrets.mask(&text)).ok()
 }
 
-/// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
-fn without_devices(root: &Path) -> nix::Result<()> {
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
-    let forbid = || mount(None::<&str>, root, None::<&str>, flags, None::<&str>);
-    match forbid() {
-        // A copy is a directory like any other and becomes a mount first; an overlay is one, and stays the only one there.
-        Err(nix::Error::EINVAL) => {
-            mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-            forbid()
-        }
-        other => other,
-    }
-}
-
 /// A system call that failed, as the reason why nothing was started.
-fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
+pub(super) fn system<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StartFailure {
     move |error| StartFailure::ours(format!("cannot {what}: {error}"))
 }
 

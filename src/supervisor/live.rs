@@ -14,6 +14,8 @@ pub(super) struct LiveRun<'a> {
     pub(super) record: &'a mut RunRecord,
     /// For the exit report.
     pub(super) memory_limit: &'a mut Option<ByteSize>,
+    /// All that was changed, for the containers to come.
+    pub(super) changes: &'a mut LimitChange,
     /// Its processes and their limits.
     pub(super) cgroup: &'a Cgroup,
 }
@@ -54,6 +56,7 @@ impl LiveRun<'_> {
     /// Changes limits: all of them, or none.
     pub(super) fn update(&mut self, change: &LimitChange) -> Result<(), String> {
         self.cgroup.change_limits(change).map_err(|error| describe(&error))?;
+        self.changes.add(change);
         change.note_in(&mut self.record.limits);
         *self.memory_limit = change.memory.map(ByteSize).or(*self.memory_limit);
         self.write()

@@ -8,7 +8,9 @@
 //!   supervisor's private mount namespace; the cgroup and the record are mended by the next command ([`sweep()`]);
 //! - command line killed: the socket closes, and the supervisor stops the run as `docker stop` would.
 
+mod attempt;
 mod audience;
+mod between;
 mod clean;
 mod donor;
 mod ending;
@@ -29,6 +31,7 @@ mod pulse;
 mod reader;
 mod relay;
 mod rename;
+mod restart;
 mod save;
 mod streams;
 mod surroundings;

@@ -41,13 +41,18 @@ impl OwnNetwork {
         Ok(())
     }
 
-    /// Gives the created container its network.
+    /// Gives the created container its network. That of the container before it goes only now: until then bridge and route say
+    /// to everybody on this machine that the addresses are taken.
     pub(super) fn set_up(&mut self, plan: Option<&Plan>, init: Pid) -> Result<(), StartFailure> {
         let (Some(plan), Some(machine)) = (plan, &self.machine) else { return Ok(()) };
         let namespace = File::open(format!("/proc/{init}/ns/net"));
-        let namespace =
-            self.namespace.insert(namespace.map_err(|error| failure("open the network namespace", &error))?);
-        let set_up = sys::in_mount_namespace(machine, || network::set_up(plan, namespace));
+        let namespace = namespace.map_err(|error| failure("open the network namespace", &error))?;
+        let last = self.namespace.take();
+        let namespace = self.namespace.insert(namespace);
+        let set_up = sys::in_mount_namespace(machine, || match &last {
+            Some(last) => network::move_over(plan, last, namespace),
+            None => network::set_up(plan, namespace),
+        });
         set_up
             .map_err(|error| failure("visit the machine's mount namespace", &error))?
             .map_err(|error| StartFailure::ours(describe(&error)))

@@ -26,7 +26,7 @@ use crate::container::LimitChange;
 use crate::image::ByteSize;
 use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
-use crate::store::{Exit, RunRecord};
+use crate::store::{Exit, RestartPolicy, RunRecord};
 use crate::sys::WindowSize;
 
 /// Largest request; what a thousand mounts need is far below.
@@ -124,8 +124,10 @@ pub struct Conduct {
     pub stops_on_signals: bool,
     /// How long the workload has between the stop signal and SIGKILL.
     pub grace_ms: u64,
-    /// How long it may run before it is stopped.
+    /// How long it may run before it is stopped, all its containers together.
     pub timeout_ms: Option<u64>,
+    /// When it is started once more.
+    pub restart: RestartPolicy,
     /// What is kept of what it writes.
     pub logging: Logging,
     /// Where init's number is written when the workload starts; absolute.
@@ -146,6 +148,7 @@ impl Default for Conduct {
             stops_on_signals: false,
             grace_ms: DEFAULT_GRACE_MS,
             timeout_ms: None,
+            restart: RestartPolicy::No,
             logging: Logging::All,
             pid_file: None,
             secrets: Masked::default(),
@@ -216,6 +219,15 @@ pub enum Event {
     Started {
         /// Init on the host.
         pid: i32,
+    },
+    /// The workload has failed, and is started once more.
+    Restarting {
+        /// How often it was, this time included.
+        restarts: u32,
+        /// When that will be: so long after this.
+        delay_ms: u64,
+        /// What it ended with.
+        exit_code: i32,
     },
     /// The command line that started the run may leave; see [`Order::Detach`].
     Detached,

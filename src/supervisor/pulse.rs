@@ -37,10 +37,9 @@ pub(super) struct Beat {
 impl Pulse {
     /// For a container whose root file system is made and whose workload does not run yet: what stands at `/dev/shm` is still
     /// what we mounted there.
-    pub(super) fn new(init: Pid, shm_size: Option<ByteSize>, timeout: Option<Duration>) -> Self {
-        let now = Instant::now();
-        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        Self { shm: own_shm(init, shm_size), shm_peak: 0, oom_kills: 0, next: now + BEAT, deadline }
+    pub(super) fn new(init: Pid, shm_size: Option<ByteSize>, deadline: Option<Instant>) -> Self {
+        let next = Instant::now() + BEAT;
+        Self { shm: own_shm(init, shm_size), shm_peak: 0, oom_kills: 0, next, deadline }
     }
 
     /// How long nothing has to be looked at.

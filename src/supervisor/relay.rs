@@ -5,13 +5,13 @@
 //! (pipe(7): `PIPE_BUF` bytes fit).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{Pid, dup2_stderr, dup2_stdout};
+use nix::unistd::Pid;
 
 use super::audience::{Audience, Heard, Seat};
 use super::flow::Flow;
@@ -19,9 +19,11 @@ use super::gpus::GpuEye;
 use super::input::{Inlet, Input};
 use super::life::now;
 use super::live::LiveRun;
-use super::log::{LogWriter, Stream};
+use super::log::LogWriter;
 use super::protocol::{Conduct, Event, Order, StopReason};
 use super::pulse::Pulse;
+use super::restart::{SentSignals, end_by, ends};
+use super::streams::{self, Streams};
 use super::terminal::Terminal;
 use super::victim::last_victim;
 use crate::artifact::{UploadEvent, Uploader};
@@ -33,6 +35,9 @@ const READ_BYTES: usize = 64 << 10;
 /// How long output may still come after init has ended: only from a pipe that was handed out of the container.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
+/// Said when that is so.
+pub(super) const LOST_UPLOADER: &str = "the uploader was killed: nothing more is uploaded before the run's end";
+
 /// What the relay has seen by the time the container has ended.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -42,6 +47,12 @@ pub(super) struct Outcome {
     pub(super) killed: bool,
     /// The log could not be written, and why.
     pub(super) log_error: Option<io::Error>,
+    /// What init was sent.
+    pub(super) sent: SentSignals,
+    /// It was ended by us so that it is started once more, where the policy permits that.
+    pub(super) to_restart: bool,
+    /// When the workload had ended already, the run was to be ended, and why: it is not started once more.
+    pub(super) late: Option<ExitReason>,
 }
 
 /// What the relay must know about the run.
@@ -59,7 +70,7 @@ pub(super) struct Watched<'a> {
     /// Its processes outlive init unless they are ended.
     pub(super) shares_processes: bool,
     /// The run goes on without the command line.
-    pub(super) detached: bool,
+    pub(super) detached: &'a mut bool,
     /// SIGTERM to us means that the machine is being taken away.
     pub(super) interruptible: bool,
     /// How to go about it.
@@ -77,26 +88,16 @@ pub(super) struct Listeners<'a> {
     pub(super) feed: &'a mut Feed,
 }
 
-/// The container's streams, our ends.
-pub(super) struct Streams {
-    /// What it reads from, and what comes from the command line for it.
-    pub(super) input: Input,
-    /// Where it writes; one for a terminal, else standard output and error.
-    pub(super) output: Vec<(Stream, OwnedFd)>,
-    /// Its terminal, if it has one.
-    pub(super) terminal: Option<Terminal>,
-}
-
 /// Everything the supervisor listens to while the container runs.
 pub(super) struct Relay<'a> {
     watched: Watched<'a>,
     listeners: Listeners<'a>,
     pulse: &'a mut Pulse,
     gpus: &'a mut GpuEye,
-    flows: Vec<Flow>,
-    input: Input,
-    terminal: Option<Terminal>,
-    log: LogWriter,
+    flows: &'a mut [Flow],
+    input: &'a mut Input,
+    terminal: &'a mut Option<Terminal>,
+    log: &'a mut LogWriter,
     /// Init has ended.
     ended: bool,
     kill_at: Option<Instant>,
@@ -121,19 +122,10 @@ impl<'a> Relay<'a> {
         listeners: Listeners<'a>,
         pulse: &'a mut Pulse,
         gpus: &'a mut GpuEye,
-        streams: Streams,
-        log: LogWriter,
-    ) -> io::Result<Self> {
-        let (out, err) = (io::stdout(), io::stderr());
-        let shown = !watched.detached;
-        let masker = watched.conduct.secrets.masker();
-        let Streams { input, output, terminal } = streams;
-        let flow = |(stream, source)| {
-            let sink = if stream == Stream::Stdout { out.as_fd() } else { err.as_fd() };
-            Flow::new(stream, source, shown.then_some(sink), &masker)
-        };
-        let flows = output.into_iter().map(flow).collect::<io::Result<_>>()?;
-        Ok(Self {
+        streams: &'a mut Streams,
+    ) -> Self {
+        let Streams { input, flows, terminal, log, .. } = streams;
+        Self {
             watched,
             listeners,
             pulse,
@@ -145,7 +137,7 @@ impl<'a> Relay<'a> {
             ended: false,
             kill_at: None,
             outcome: Outcome::default(),
-        })
+        }
     }
 
     /// Runs until init has ended and all it wrote has been passed on.
@@ -157,7 +149,7 @@ impl<'a> Relay<'a> {
             }
             self.beat();
             let Some(places) = self.wait() else {
-                self.flows.iter_mut().for_each(|flow| flow.give_out_the_rest(&mut self.log, &mut self.outcome));
+                self.flows.iter_mut().for_each(|flow| flow.give_out_the_rest(self.log, &mut self.outcome));
                 break;
             };
             self.pass_on(&places, &mut buffer);
@@ -251,7 +243,7 @@ impl<'a> Relay<'a> {
             // Both may write to one pipe, and what poll(2) has said holds for one write only.
             let writes = flow.waits_for_sink();
             if places.contains(&Place::Flow(index)) && !(writes && has_written) {
-                flow.advance(&mut self.log, buffer, &mut self.outcome);
+                flow.advance(self.log, buffer, &mut self.outcome);
                 has_written |= writes;
             }
         }
@@ -304,8 +296,7 @@ impl<'a> Relay<'a> {
         let Ok(events) = uploader.read_events() else {
             // Another one saves everything at the end.
             self.listeners.uploader = None;
-            let text = "the uploader was killed: nothing more is uploaded before the run's end".to_owned();
-            return self.listeners.audience.tell(&Event::Warning { text });
+            return self.listeners.audience.tell(&Event::Warning { text: LOST_UPLOADER.to_owned() });
         };
         for event in events {
             if let UploadEvent::Warning { text } = event {
@@ -323,7 +314,7 @@ impl<'a> Relay<'a> {
     fn lose_client(&mut self) {
         // A reader that has stalled must not keep the run from ending.
         self.flows.iter_mut().for_each(Flow::let_lose);
-        if !self.watched.detached {
+        if !*self.watched.detached {
             self.stop(ExitReason::ClientLost, None);
         }
     }
@@ -333,10 +324,13 @@ impl<'a> Relay<'a> {
         match order {
             // The last of the output comes when init has ended.
             Order::Attach => self.attach(seat),
-            Order::Resize { size } => self.terminal.iter().for_each(|terminal| terminal.resize(*size)),
+            Order::Resize { size } => self.terminal.iter_mut().for_each(|terminal| terminal.resize(*size)),
             Order::Detach if seat == Seat::Client => self.detach(),
             Order::Detach => return Err("only the command line that started it may detach it".to_owned()),
-            _ if self.ended => return Err("it has just ended".to_owned()),
+            _ if self.ended => {
+                self.outcome.late = self.outcome.late.or_else(|| end_by(order, self.watched.stop_signal));
+                return Err("it has just ended".to_owned());
+            }
             Order::Signal { number } => return self.send(*number),
             Order::Stop { reason: StopReason::Aborted, .. } => {
                 self.outcome.stopped = Some(ExitReason::Aborted);
@@ -359,6 +353,7 @@ impl<'a> Relay<'a> {
         let kills = number == Signal::SIGKILL as i32;
         // The kernel's own SIGKILL, for want of memory, must not be taken for this one.
         self.outcome.killed |= kills;
+        self.outcome.sent.add(number);
         let sent = sys::send_signal(self.watched.init, number);
         if kills {
             self.watched.live.thaw_for_death();
@@ -371,34 +366,20 @@ impl<'a> Relay<'a> {
 
     /// Somebody who has come with pipes gets the output from now on, and may write when the container reads.
     fn attach(&mut self, seat: Seat) {
-        let mut pipes = self.listeners.audience.take_descriptors(seat).into_iter();
-        // A terminal has one stream; the pipe for the other one is closed.
-        for (pipe, place) in pipes.by_ref().take(2).zip(0..) {
-            if let Some(flow) = self.flows.get_mut(place) {
-                flow.add_listener(pipe);
-            }
-        }
-        if let Some(source) = pipes.next() {
-            self.input.add(source);
-        }
+        streams::attach(self.input, self.flows, self.listeners.audience.take_descriptors(seat));
     }
 
     /// The command line leaves, and the run goes on without it.
     fn detach(&mut self) {
-        self.watched.detached = true;
-        self.input.keep_open();
-        self.flows.iter_mut().for_each(Flow::leave_sink);
-        // Its terminal, which is ours as well.
-        if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-            let _ = dup2_stdout(&null);
-            let _ = dup2_stderr(&null);
-        }
+        *self.watched.detached = true;
+        streams::leave(self.input, self.flows);
         self.listeners.audience.tell(&Event::Detached);
     }
 
     /// Asks the workload to stop; whoever asks again may only shorten its time.
     fn stop(&mut self, reason: ExitReason, grace_ms: Option<u64>) {
         if self.ended {
+            self.outcome.late = self.outcome.late.or(Some(reason));
             return;
         }
         let grace = Duration::from_millis(grace_ms.unwrap_or(self.watched.conduct.grace_ms));
@@ -430,6 +411,8 @@ impl<'a> Relay<'a> {
     fn signal(&mut self, number: i32) {
         if !self.ended {
             drop(self.send(number));
+        } else if ends(number, self.watched.stop_signal) {
+            self.outcome.late = self.outcome.late.or(Some(ExitReason::Stopped));
         }
     }
 }

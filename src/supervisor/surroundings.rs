@@ -1,9 +1,9 @@
 //! What a container shares with others: namespaces of another run, images mounted beside its own, and mounts of the
 //! machine that go on following each other.
 //!
-//! Everything is put below the run's directory in the supervisor's own mount namespace, from where the runtime takes it.
-//! Once the container is made it holds what it needs, and [`Placed`] takes those mounts away: nothing that removes the
-//! run's directory later can reach through them.
+//! Everything is put below the run's directory in the supervisor's own mount namespace, from where the runtime takes it:
+//! images once for all containers of the run, namespaces for each. [`Placed`] takes those mounts away before the run's
+//! directory is removed, so that nothing can reach through them then.
 
 use std::fs::DirBuilder;
 use std::os::fd::AsFd;
@@ -87,8 +87,9 @@ impl Drop for Placed {
 }
 
 impl Surroundings {
-    /// Puts all of it into `run`, the run's directory. The caller is in a mount namespace of its own.
-    pub(super) fn place(&self, store: &Store, run: &Path, choice: Choice) -> Result<Placed, StartFailure> {
+    /// Puts the namespaces into `run`, the run's directory, for one container: those whose they are may be others by now. The
+    /// caller is in a mount namespace of its own.
+    pub(super) fn place_joins(&self, store: &Store, run: &Path) -> Result<Placed, StartFailure> {
         let mut placed = Placed::default();
         if !self.joins.is_empty() {
             let dir = run.join("joined");
@@ -97,6 +98,12 @@ impl Surroundings {
                 place_join(join, store, &dir, &mut placed)?;
             }
         }
+        Ok(placed)
+    }
+
+    /// The same with the images.
+    pub(super) fn place_images(&self, store: &Store, run: &Path, choice: Choice) -> Result<Placed, StartFailure> {
+        let mut placed = Placed::default();
         if !self.images.is_empty() {
             let dir = run.join("images");
             make_dir(&dir)?;
@@ -177,6 +184,9 @@ fn place_image(
 }
 
 fn make_dir(path: &Path) -> Result<(), StartFailure> {
-    let failed = |error| StartFailure::ours(format!("cannot make `{}`: {error}", path.display()));
-    DirBuilder::new().mode(0o755).create(path).map_err(failed)
+    match DirBuilder::new().mode(0o755).create(path) {
+        // Made for the container before; nobody but root comes here.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|error| StartFailure::ours(format!("cannot make `{}`: {error}", path.display()))),
+    }
 }

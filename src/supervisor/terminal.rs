@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl ConsoleSocket {
         let (_, master) = sys::receive_descriptor(&socket, &mut [0; 64])?;
         let master = master.ok_or_else(|| io::Error::other("the container has sent no terminal"))?;
         let peer = sys::open_peer(master.as_fd())?;
-        Ok(Terminal { master, peer })
+        Ok(Terminal { master, peer, size: None })
     }
 }
 
@@ -55,6 +55,7 @@ impl Drop for ConsoleSocket {
 pub(super) struct Terminal {
     master: OwnedFd,
     peer: OwnedFd,
+    size: Option<WindowSize>,
 }
 
 impl Terminal {
@@ -65,18 +66,24 @@ impl Terminal {
     }
 
     /// What the workload finds when it asks.
-    pub(super) fn resize(&self, size: WindowSize) {
+    pub(super) fn resize(&mut self, size: WindowSize) {
+        self.size = Some(size);
         drop(sys::set_window_size(self.master.as_fd(), size));
+    }
+
+    /// What it was last told, for the next one.
+    pub(super) const fn size(&self) -> Option<WindowSize> {
+        self.size
     }
 
     /// Gives it to the user that init has become. The group stays: it is that of terminals.
     pub(super) fn give_to_user_of(&self, init: Pid) -> io::Result<()> {
-        give_to_user_of(&self.peer, init)
+        give_to_user_of(self.peer.as_fd(), init)
     }
 }
 
 /// Makes the container's user the owner of what it reads or writes, as its own `/dev/stdout` could not be opened otherwise.
-pub(super) fn give_to_user_of(file: &OwnedFd, init: Pid) -> io::Result<()> {
+pub(super) fn give_to_user_of(file: BorrowedFd<'_>, init: Pid) -> io::Result<()> {
     let status = fs::read_to_string(format!("/proc/{init}/status"))?;
     // Real, effective, saved and file system user; the second one counts.
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());

@@ -29,7 +29,8 @@ pub use process::{
     raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
 };
 pub use pty::{
-    WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_nonblocking, set_window_size, window_size,
+    WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_blocking, set_nonblocking, set_window_size,
+    window_size,
 };
 pub use sealed::seal_program;
 pub use space::{free_bytes, is_tmpfs, network_file_system};

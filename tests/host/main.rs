@@ -46,6 +46,7 @@ mod options;
 mod prune;
 mod pull;
 mod registry_service;
+mod restart;
 mod runs;
 mod s3;
 mod seed;

@@ -118,6 +118,52 @@ fn published_ports_are_reached_and_taken() {
     env.assert_clean();
 }
 
+/// Its namespace is another one, its address and its published port are the same.
+#[test]
+fn a_run_that_is_started_once_more_keeps_its_address() {
+    let Some((env, _guard)) = private(app()) else { return };
+    let script = "ip -o -4 addr show eth0 | awk '{ print $4 }'; echo x >>/n; [ $(wc -l </n) = 1 ] && exit 1; \
+                  nc -ll -p 80 -e echo web";
+    let run = start(&env, &["-p", "80", "--restart", "on-failure"], script);
+    let record = env.record(&run);
+    let (bridge, there) = (record["network"]["bridge"].as_str().unwrap().to_owned(), address(&env, &run));
+    let port = env.run(["port", &run, "80"]).text().rsplit_once(':').unwrap().1.to_owned();
+    assert_eq!(said_on("127.0.0.1", &port), "web");
+    let shown = env.run(["logs", &run]).code(0).stdout;
+    let addresses: Vec<&str> = shown.lines().map(|line| line.split('/').next().unwrap()).collect();
+    assert_eq!(addresses, [&there, &there]);
+    assert_eq!(address(&env, &run), there);
+    assert_eq!(
+        env.script(
+            &["--network", "private"],
+            &format!("until timeout 2 nc -w 2 {run} 80 </dev/null; do usleep 50000; done")
+        )
+        .text(),
+        "web"
+    );
+    env.run(["stop", "-g", "0s", &run]).code(0);
+    assert_no_network(&env, &bridge, &there);
+
+    // Stopped while it waits, and killed then.
+    for kills in [false, true] {
+        let name = env.name();
+        let arguments =
+            ["run", "--network", "private", "-p", "80", "--name", &name, "--restart", "on-failure", "app", "false"];
+        let running = Running::start(&mut env.command(arguments));
+        let supervisor = running.supervisor();
+        assert!(wait_until(|| env.record(&name)["restarts"] == 2));
+        let there = address(&env, &name);
+        if kills {
+            kill(supervisor, Signal::SIGKILL).unwrap();
+        } else {
+            running.signal(Signal::SIGINT);
+        }
+        drop(running.finish());
+        env.run(["ps"]).code(0);
+        assert_no_network(&env, &bridge, &there);
+    }
+}
+
 #[test]
 fn what_a_killed_supervisor_leaves_the_next_command_takes_down() {
     let Some((env, _guard)) = private(app()) else { return };

@@ -33,12 +33,13 @@ pub(in crate::cli) enum Status {
     Exited,
 }
 
-const STATES: [RunState; 11] = [
+const STATES: [RunState; 12] = [
     RunState::Submitted,
     RunState::Pulling,
     RunState::Creating,
     RunState::Running,
     RunState::Paused,
+    RunState::Restarting,
     RunState::Saving,
     RunState::Done,
     RunState::Failed,

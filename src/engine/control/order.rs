@@ -40,8 +40,10 @@ impl Engine {
         Ok(match state {
             RunState::Submitted | RunState::Pulling => Some(format!("it is being set up (`{state}`)")),
             RunState::Saving => Some("it has ended, and its artifacts are being saved".to_owned()),
-            RunState::Creating | RunState::Running | RunState::Paused if run.is_live() => None,
-            RunState::Creating | RunState::Running | RunState::Paused => {
+            RunState::Creating | RunState::Running | RunState::Paused | RunState::Restarting => {
+                if run.is_live() {
+                    return Ok(None);
+                }
                 self.end_of(run)?;
                 Some("its supervisor was killed".to_owned())
             }
