@@ -10,6 +10,7 @@ use super::cgroups::cgroups;
 use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
+use super::health::health;
 use super::images::image_request;
 use super::life::{IdFile, conduct, events};
 use super::limits::labels;
@@ -35,6 +36,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     }
     options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
     let (labels, conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
+    let health = health(&args.health, false)?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
@@ -74,6 +76,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         tag: None,
         labels,
         conduct,
+        health,
         events: events(&args.life)?,
         cgroups,
         created: now(),

@@ -232,6 +232,7 @@ impl Life {
         let mut pulse = Pulse::new(pid, self.request.record.limits.shm_size, timeout);
         let container = container.start().map_err(ContainerError::into_failure)?;
         self.record_start(pid.as_raw());
+        let health = self.begin_health(pid);
         let id = self.request.record.id.clone();
         let watched = Watched {
             init: pid,
@@ -249,6 +250,7 @@ impl Life {
                 memory_limit: &mut self.request.memory_limit,
                 cgroup,
             },
+            health,
         };
         let listeners = Listeners {
             audience: &mut self.audience,
