@@ -13,6 +13,7 @@ mod error;
 mod etc;
 mod exec;
 mod feed;
+mod health;
 mod images;
 pub mod inputs;
 mod network;
@@ -46,6 +47,7 @@ use self::devices::{Devices, Given, Taker, waiting_in_words};
 pub use self::error::EngineError;
 pub use self::exec::{EnterError, Exec, ExecWish};
 use self::feed::PullFeed;
+pub use self::health::{HealthError, HealthWishes};
 pub use self::images::ReadyImage;
 use self::inputs::DepRequest;
 pub use self::network::NetworkWishes;
@@ -156,6 +158,8 @@ pub struct RunRequest {
     pub cgroups: CgroupWish,
     /// How its supervisor goes about it.
     pub conduct: Conduct,
+    /// How it is found out how it is.
+    pub health: HealthWishes,
     /// Where programs are told what happens: a file, pipe or socket that takes lines.
     pub events: Option<OwnedFd>,
     /// The time now (RFC 3339, UTC).

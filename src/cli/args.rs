@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 mod exec;
 mod gpu;
+mod health;
 mod kept;
 mod life;
 mod limits;
@@ -37,6 +38,7 @@ pub(super) use self::exec::{AttachArgs, ExecArgs, TerminalArgs};
 pub(super) use self::gpu::{
     CdiFormat, DeviceArgs, DriverArgs, GpuCdiArgs, GpuCommand, GpuExplainArgs, GpuListArgs, LeaseArgs,
 };
+pub(super) use self::health::{HealthAction, HealthArgs, HealthcheckCommand, HealthcheckRunArgs};
 pub(super) use self::kept::{
     ArtifactsCommand, ArtifactsCpArgs, ArtifactsLsArgs, ArtifactsRmArgs, ArtifactsSaveArgs, PruneArgs, PruneCommand,
     SecretsAddArgs, SecretsCommand, SecretsDeleteArgs, TagsAddArgs, TagsCommand, TagsDeleteArgs,
@@ -126,6 +128,9 @@ pub(super) enum Command {
     Rename(RenameArgs),
     /// Write the root file system of a run as a tar.
     Export(ExportArgs),
+    /// Ask runs how they are.
+    #[command(subcommand)]
+    Healthcheck(HealthcheckCommand),
     /// Wait for the end of runs and print their exit codes.
     Wait(WaitArgs),
     /// Remove ended runs: record, log and artifacts.
@@ -297,6 +302,8 @@ pub(super) struct RunArgs {
     pub(super) life: LifeArgs,
     #[command(flatten)]
     pub(super) restart: RestartArgs,
+    #[command(flatten)]
+    pub(super) health: HealthArgs,
     /// Remove the run, its record and its log at its end.
     #[arg(long)]
     pub(super) rm: bool,

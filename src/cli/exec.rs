@@ -74,7 +74,7 @@ async fn leave(engine: &Engine, run: &RunDir, options: ExecOptions) -> Result<u8
     Ok(0)
 }
 
-async fn stay(
+pub(super) async fn stay(
     engine: &Engine,
     run: &RunDir,
     options: ExecOptions,

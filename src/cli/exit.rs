@@ -6,7 +6,7 @@
 //! | 126 | the command is there but cannot be executed |
 //! | 127 | the command is not there |
 //! | 128+n | signal n ended the workload |
-//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage; of `doctor` 1: runs would fail |
+//! | other | the workload's own; of `workflow check` 1: there are mistakes; of `check` 1: there is damage; of `doctor` 1: runs would fail; of `healthcheck run` 1: the check failed |
 
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +36,9 @@ pub(super) const FOUND_DAMAGE: u8 = 1;
 
 /// `doctor` found something that makes runs fail.
 pub(super) const FOUND_FAILURE: u8 = 1;
+
+/// `healthcheck run` has a check that failed.
+pub(super) const UNHEALTHY: u8 = 1;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ mod exec;
 mod exit;
 mod export;
 mod gpu;
+mod health;
 mod images;
 mod inspect;
 mod life;
@@ -49,8 +50,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::{
-    ArtifactsCommand, Cli, Command, GpuCommand, PruneCommand, SecretsCommand, SystemCommand, TagsCommand,
-    WorkflowCommand,
+    ArtifactsCommand, Cli, Command, GpuCommand, HealthcheckCommand, PruneCommand, SecretsCommand, SystemCommand,
+    TagsCommand, WorkflowCommand,
 };
 use self::context::Context;
 use self::exit::{CliError, FAULT};
@@ -117,6 +118,7 @@ fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Top(args) => top::top(&context, &args),
         Command::Rename(args) => ps::rename(&context, &args),
         Command::Export(args) => export::export(&context, &args),
+        Command::Healthcheck(HealthcheckCommand::Run(args)) => health::run(&context, &args),
         Command::Wait(args) => stop::wait(&context, &args),
         Command::Workflow(WorkflowCommand::Run(args)) => workflow::run(&context, &args),
         Command::Workflow(WorkflowCommand::Show(args)) => workflow::show(&args),

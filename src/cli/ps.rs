@@ -15,7 +15,7 @@ use super::table::table;
 use super::time::ago;
 use crate::engine::removal::remove_run;
 use crate::engine::{ControlError, EngineError, Order, StopReason, rename_run};
-use crate::store::{RunRecord, StoreError};
+use crate::store::{HealthStatus, RunRecord, StoreError};
 use crate::words::describe;
 
 pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
@@ -75,10 +75,22 @@ fn row(record: &RunRecord, whole: bool, now: Timestamp) -> [String; 8] {
         record.image.familiar(),
         command(record, whole),
         record.created.parse().map_or_else(|_| none(), |time| ago(time, now)),
-        record.state.to_string(),
+        status(record),
         gpus(record).unwrap_or_else(none),
         record.exit.as_ref().map_or_else(none, |exit| exit.code.to_string()),
     ]
+}
+
+/// `running (healthy)`, as docker has it.
+fn status(record: &RunRecord) -> String {
+    let state = record.state;
+    match &record.health {
+        Some(health) if record.has_health() => match health.status {
+            HealthStatus::Starting => format!("{state} (health: starting)"),
+            status => format!("{state} ({status})"),
+        },
+        _ => state.to_string(),
+    }
 }
 
 /// `NVIDIA H200`, `2 x Tesla K80`, `NVIDIA A100-SXM4-40GB, Tesla T4`.

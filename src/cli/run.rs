@@ -10,6 +10,7 @@ use super::cgroups::cgroups;
 use super::context::{Context, artifact_store, block_on, caller, random};
 use super::devices::devices;
 use super::exit::CliError;
+use super::health::health;
 use super::images::image_request;
 use super::life::{IdFile, conduct, events, restart};
 use super::limits::labels;
@@ -36,6 +37,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     options.stop_signal = args.keeping.stop_signal.as_deref().map(str::parse).transpose()?;
     let (labels, mut conduct) = (labels(&args.keeping)?, conduct(&args.life, &args.keeping)?);
     conduct.restart = restart(&args.restart, args.rm)?;
+    let health = health(&args.health, !conduct.restart.is_no())?;
     let rootfs = args.rootfs.parse().map_err(|error: ChoiceError| CliError::Usage(error.to_string()))?;
     let artifacts = artifacts(&args.artifact, args.container.workdir.as_deref())?;
     let devices = devices(&args.container.devices, Some(&args.lease))?;
@@ -75,6 +77,7 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         tag: None,
         labels,
         conduct,
+        health,
         events: events(&args.life)?,
         cgroups,
         created: now(),

@@ -14,6 +14,7 @@ mod limits;
 mod live_root;
 mod member;
 mod process;
+mod session;
 mod stats;
 mod tenant;
 mod update;
@@ -30,6 +31,7 @@ pub use host::{HostError, boot_id, bounding_capabilities, cpu_count, host_device
 pub use live_root::{LiveInit, LiveRootError, live_root};
 pub use member::Member;
 pub use process::Process;
+pub use session::kill_session;
 pub use stats::Sample;
 pub use tenant::{Started, Tenant, TenantStreams, start_tenant};
 pub use update::{LimitChange, UpdateError};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::control::ControlError;
 use super::devices::DeviceError;
 use super::exec::EnterError;
+use super::health::HealthError;
 use super::inputs::InputError;
 use super::ports::PortError;
 use super::removal::RemovalError;
@@ -90,6 +91,9 @@ pub enum EngineError {
     /// A private network cannot be had.
     #[error(transparent)]
     Network(Box<NetworkError>),
+    /// A health check that is asked for cannot be had.
+    #[error(transparent)]
+    Health(#[from] HealthError),
     /// A port cannot be had.
     #[error(transparent)]
     Port(#[from] PortError),

@@ -129,6 +129,7 @@ fn record(
         no_log: request.conduct.logging == Logging::Nothing,
         restart: request.conduct.restart,
         restarts: 0,
+        health: None,
         cgroup: Some(cgroup.record()),
         state: RunState::Submitted,
         rootfs: String::new(),
@@ -200,6 +201,7 @@ fn fill(
     options.mounts.extend(own_mounts(request, dir, &artifacts)?);
     let network_of = share::network_of(store, &options)?;
     options.default_hostname = default_hostname(network_of.as_ref(), name)?;
+    let health = request.health.choose(&image.image.config, &request.conduct.secrets)?;
     let surroundings = share::surroundings(store, &options, &admitted.mounted)?;
     make_sources(&options.mounts)?;
     let etc = dir.path().join("etc");
@@ -219,6 +221,7 @@ fn fill(
         mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
         state: RunState::Creating,
+        health: health.health,
         network: plan.map(network::recorded),
         ports: plan.map_or(record.ports, |plan| plan.ports.iter().map(ToString::to_string).collect()),
         ..record
@@ -251,10 +254,11 @@ fn fill(
         interactive: request.interactive,
         init: request.init,
         conduct: request.conduct.clone(),
+        health_command: health.command,
         feed: FeedStart::default(),
     };
     let of_network = plan.map(network::warnings).unwrap_or_default();
-    let warnings = [brought.warnings, built.warnings, of_network].concat();
+    let warnings = [brought.warnings, built.warnings, of_network, Vec::from_iter(health.warning)].concat();
     Ok((supervised, lease, Words { warnings, notes: [brought.notes, built.notes].concat() }))
 }
 

@@ -1,6 +1,8 @@
 //! The image configuration: what an image says about how it wants to be run.
 
 use oci_spec::image as oci;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::digest::{Digest, DigestError};
 use super::platform::Platform;
@@ -32,6 +34,23 @@ pub struct ImageConfig {
     pub platform: Option<Platform>,
     /// When it was built, as it stands in the document.
     pub created: Option<String>,
+    /// docker's `Healthcheck` as it stands in the document; [`super::DeclaredCheck`] reads it.
+    pub health_check: Option<Value>,
+    /// docker's `Shell`: what begins the command of a line, a list of strings if all is well.
+    pub shell: Option<Value>,
+}
+
+/// What docker's format has and the OCI one has not.
+#[derive(Debug, Default, Deserialize)]
+struct Extended {
+    config: Option<Extensions>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Extensions {
+    healthcheck: Option<Value>,
+    shell: Option<Value>,
 }
 
 /// Why bytes are not an image configuration.
@@ -73,6 +92,8 @@ impl ImageConfig {
             .collect::<Result<Vec<Digest>, DigestError>>()
             .map_err(|source| ConfigError::DiffId { digest: digest.clone(), source })?;
         let config = document.config().clone().unwrap_or_default();
+        // Whatever is wrong with these makes no image unusable.
+        let extensions = serde_json::from_slice::<Extended>(bytes).unwrap_or_default().config.unwrap_or_default();
         let mut labels: Vec<(String, String)> = config.labels().clone().unwrap_or_default().into_iter().collect();
         labels.sort();
         let mut volumes = config.volumes().clone().unwrap_or_default();
@@ -96,6 +117,8 @@ impl ImageConfig {
                 document.variant().as_deref(),
             )),
             created: document.created().clone(),
+            health_check: extensions.healthcheck,
+            shell: extensions.shell,
         })
     }
 }
@@ -119,7 +142,8 @@ mod tests {
             "config": {
                 "Hostname": "", "User": "app", "Env": ["PATH=/bin"], "Cmd": ["sh"], "Entrypoint": null,
                 "ExposedPorts": { "80/tcp": {} }, "Volumes": { "/data": {} }, "WorkingDir": "/w", "Labels": { "b": "2", "a": "1" },
-                "StopSignal": "SIGINT", "OnBuild": null, "Image": ""
+                "StopSignal": "SIGINT", "OnBuild": null, "Image": "",
+                "Healthcheck": { "Test": ["CMD", "true"] }, "Shell": ["/bin/ash", "-c"]
             },
             "rootfs": { "type": "layers", "diff_ids": [layer] },
             "history": [{ "created_by": "x", "empty_layer": true }],
@@ -131,6 +155,8 @@ mod tests {
         assert_eq!(config.labels[0].0, "a");
         assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
         assert_eq!(config.diff_ids.len(), 1);
+        assert_eq!(config.health_check, Some(json!({ "Test": ["CMD", "true"] })));
+        assert_eq!(config.shell, Some(json!(["/bin/ash", "-c"])));
     }
 
     #[test]

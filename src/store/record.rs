@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::RunHealth;
 use super::restart::RestartPolicy;
 use super::run_cgroup::RunCgroup;
 use super::runs::RunName;
@@ -64,6 +65,8 @@ impl RunState {
             ExitReason::Stopped | ExitReason::ClientLost => Self::Stopped,
             ExitReason::Interrupted => Self::Interrupted,
             ExitReason::Aborted => Self::Aborted,
+            // Whatever the workload made of being stopped.
+            ExitReason::Unhealthy => Self::Failed,
             _ if exit.code == 0 => Self::Done,
             _ => Self::Failed,
         }
@@ -103,6 +106,8 @@ pub enum ExitReason {
     Timeout,
     /// A GPU of its fell off the bus or had to be given up, and it did not end well.
     GpuLost,
+    /// Its health check failed too often, and it was ended for that (`--health-on-failure`).
+    Unhealthy,
     /// It never started.
     StartFailed,
     /// Somebody stopped it (`dockless stop`, Ctrl-C at a workflow).
@@ -293,6 +298,12 @@ impl RunRecord {
         self.manifest.iter().chain(self.mounted_now().map(|image| &image.manifest))
     }
 
+    /// Whether its health check says how it is now.
+    #[must_use]
+    pub const fn has_health(&self) -> bool {
+        self.health.is_some() && matches!(self.state, RunState::Running | RunState::Paused)
+    }
+
     fn mounted_now(&self) -> impl Iterator<Item = &MountedImage> {
         self.mounted.iter().filter(|_| !self.state.is_final())
     }
@@ -387,6 +398,9 @@ pub struct RunRecord {
     /// How often it was; absent for never.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,
+    /// How it is, when it has a health check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<RunHealth>,
     /// How it stands.
     pub state: RunState,
     /// How the root file system was made: `overlay` or `copy`.

@@ -172,6 +172,7 @@ impl Life {
     ) -> Outcome {
         // One that was killed while a container ran has been told of.
         let has_uploader = self.is_first() || self.uploader.as_ref().is_some_and(Uploader::is_there);
+        let health = self.begin_health(init);
         let id = self.request.record.id.clone();
         let watched = Watched {
             init,
@@ -190,6 +191,7 @@ impl Life {
                 changes: &mut ground.changes,
                 cgroup,
             },
+            health,
         };
         let listeners = Listeners {
             audience: &mut self.audience,

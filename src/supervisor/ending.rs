@@ -84,6 +84,7 @@ impl Evidence<'_> {
             ExitReason::Stopped => format!("stopped: {after}"),
             ExitReason::Timeout => format!("timeout: its time was over, {after}"),
             ExitReason::Interrupted => format!("interrupted, the machine is being taken away: {after}"),
+            ExitReason::Unhealthy => format!("unhealthy: its health check failed too often, {after}"),
             ExitReason::Aborted => "aborted: killed, nothing was saved".to_owned(),
             ExitReason::Signalled => shm().unwrap_or_else(|| {
                 let name = signal.and_then(|number| Signal::try_from(number).ok());
@@ -175,6 +176,14 @@ mod tests {
                 124,
                 ExitReason::Timeout,
                 Some("timeout: its time was over, the workload ended with 0"),
+            ),
+            (
+                exited(0),
+                0,
+                Some(ExitReason::Unhealthy),
+                0,
+                ExitReason::Unhealthy,
+                Some("unhealthy: its health check failed too often, the workload ended with 0"),
             ),
             (
                 killed(Signal::SIGBUS),

@@ -18,7 +18,7 @@ use nix::unistd::{Pid, dup2_stdin, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{receive_request, send_line};
-use crate::container::{Member, Reporter, StartFailure, Started, Tenant, TenantStreams, start_tenant};
+use crate::container::{Member, Reporter, StartFailure, Started, Tenant, TenantStreams, kill_session, start_tenant};
 use crate::sys;
 
 /// The name under which our own binary is executed to be this process.
@@ -65,6 +65,8 @@ pub enum ExecOrder {
     },
     /// The command line leaves, the command goes on.
     Detach,
+    /// SIGKILL for it and what it has started, as far as that is still in its session.
+    Kill,
 }
 
 /// Becomes the process behind an `exec` if this one was started as one; for the first line of `main`, before any thread.
@@ -183,6 +185,7 @@ impl Guard {
             match serde_json::from_slice(line) {
                 Ok(ExecOrder::Signal { number }) => self.signal(number),
                 Ok(ExecOrder::Detach) => self.is_left = true,
+                Ok(ExecOrder::Kill) => kill_session(self.pid),
                 Err(_) => {}
             }
         }

@@ -163,16 +163,25 @@ impl Entered {
 /// Executes our binary under another name, with a socket as its standard input. What becomes of it enters a container, so it
 /// is executed from a file that nobody in there can write to.
 fn spawn(argv0: &str, socket: UnixStream, shares_output: bool) -> io::Result<Child> {
-    let program = sys::seal_program(Path::new(SELF))?;
+    let sealed = sys::seal_program(Path::new(SELF))?;
+    let program = Path::new("/proc/self/fd").join(sealed.as_raw_fd().to_string());
     let output = || if shares_output { Stdio::inherit() } else { Stdio::null() };
+    command(&program, argv0, socket).stdout(output()).stderr(output()).spawn()
+}
+
+/// The same from a process that was started here: the file that it was executed from is sealed already.
+pub(super) fn spawn_again(argv0: &str, socket: UnixStream) -> io::Result<Child> {
+    command(Path::new(SELF), argv0, socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+fn command(program: &Path, argv0: &str, socket: UnixStream) -> Command {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a program")]
-    Command::new(Path::new("/proc/self/fd").join(program.as_raw_fd().to_string()))
+    let mut command = Command::new(program);
+    command
         .arg0(argv0)
         // LISTEN_FDS and its like mean something to libcontainer; nothing of the caller's reaches it.
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(socket)))
-        .stdout(output())
-        .stderr(output())
-        .spawn()
+        .stdin(Stdio::from(OwnedFd::from(socket)));
+    command
 }

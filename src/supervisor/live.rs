@@ -67,7 +67,7 @@ impl LiveRun<'_> {
         self.write()
     }
 
-    fn write(&self) -> Result<(), String> {
+    pub(super) fn write(&self) -> Result<(), String> {
         self.run.write_passing_record(self.record).map_err(|error| format!("it is done, but {}", describe(&error)))
     }
 }

@@ -82,6 +82,8 @@ pub struct Request {
     pub init: bool,
     /// How to go about it.
     pub conduct: Conduct,
+    /// Program and arguments of its health check; empty without one.
+    pub health_command: Vec<String>,
     /// Where programs are told what happens.
     pub feed: FeedStart,
 }
@@ -306,17 +308,20 @@ pub enum StopReason {
 /// feed and, when there is one, the container's standard input.
 pub fn send_request(socket: &UnixStream, request: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(request)?;
-    let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_be_bytes();
+    send_head(socket, body.len(), descriptors)?;
+    (&*socket).write_all(&body)
+}
+
+/// Sends what goes before a request of that length. Does not block on a socket that was just made.
+pub(super) fn send_head(socket: &UnixStream, length: usize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let length = u32::try_from(length).map_err(io::Error::other)?.to_be_bytes();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::other("too many descriptors for one request"));
     }
     let sent = sendmsg(socket, &[IoSlice::new(&length)], &mut ancillary, SendFlags::empty())?;
-    if sent != length.len() {
-        return Err(io::ErrorKind::WriteZero.into());
-    }
-    (&*socket).write_all(&body)
+    if sent == length.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Receives the request and its descriptors, which are closed on exec.

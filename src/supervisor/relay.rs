@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use super::audience::{Audience, Heard, Seat};
 use super::flow::Flow;
 use super::gpus::GpuEye;
+use super::health::HealthWatch;
 use super::input::{Inlet, Input};
 use super::life::now;
 use super::live::LiveRun;
@@ -28,7 +29,7 @@ use super::terminal::Terminal;
 use super::victim::last_victim;
 use crate::artifact::{UploadEvent, Uploader};
 use crate::container::Cgroup;
-use crate::store::{ExitReason, Feed, Happening};
+use crate::store::{ExitReason, Feed, Happening, HealthStatus, OnFailure};
 use crate::sys;
 
 const READ_BYTES: usize = 64 << 10;
@@ -77,6 +78,8 @@ pub(super) struct Watched<'a> {
     pub(super) conduct: &'a Conduct,
     /// What can be changed of it.
     pub(super) live: LiveRun<'a>,
+    /// Its health check, if it has one.
+    pub(super) health: Option<HealthWatch>,
 }
 
 /// Whom the supervisor talks with.
@@ -110,6 +113,7 @@ enum Place {
     Signals,
     Uploader,
     Gpus,
+    Health,
     Init,
     Flow(usize),
     Input(Inlet),
@@ -163,9 +167,14 @@ impl<'a> Relay<'a> {
             if places.contains(&Place::Gpus) {
                 self.hear_gpus();
             }
+            if places.contains(&Place::Health) {
+                self.attend_health(true);
+            }
             self.hear(&places);
             if places.contains(&Place::Init) {
                 self.ended = true;
+                // A check that goes on goes with it.
+                self.watched.health = None;
                 // Where init is the first of a namespace the kernel does that.
                 if self.watched.shares_processes {
                     self.watched.cgroup.kill_all();
@@ -191,6 +200,10 @@ impl<'a> Relay<'a> {
             places.push(Place::Gpus);
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
+        for (fd, wanted) in self.watched.health.iter().flat_map(HealthWatch::fds) {
+            places.push(Place::Health);
+            fds.push(PollFd::new(fd, wanted));
+        }
         if !self.ended {
             places.push(Place::Init);
             fds.push(PollFd::new(self.watched.init_ended, PollFlags::POLLIN));
@@ -208,7 +221,8 @@ impl<'a> Relay<'a> {
         }
         let draining = self.ended && self.flows.iter().all(|flow| !flow.waits_for_sink());
         let rest = Instant::now().checked_add(self.pulse.rest());
-        let until = self.kill_at.into_iter().chain(rest).min().filter(|_| !self.ended);
+        let health = self.watched.health.as_ref().and_then(HealthWatch::due);
+        let until = self.kill_at.into_iter().chain(rest).chain(health).min().filter(|_| !self.ended);
         let timeout = match until {
             _ if draining => PollTimeout::try_from(DRAIN_LIMIT).unwrap_or(PollTimeout::MAX),
             Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX),
@@ -234,6 +248,30 @@ impl<'a> Relay<'a> {
         }
         if beat.is_too_late {
             self.stop(ExitReason::Timeout, None);
+        }
+        self.attend_health(false);
+    }
+
+    /// Lets the health check go on, and acts on what it says.
+    fn attend_health(&mut self, has_news: bool) {
+        let Some(health) = &mut self.watched.health else { return };
+        let is_ending = self.outcome.stopped.is_some() || self.outcome.killed;
+        let Some(status) = health.attend(&mut self.watched.live, has_news, is_ending) else { return };
+        self.listeners.feed.tell(now(), Happening::Health { status: status.to_string() });
+        if status != HealthStatus::Unhealthy {
+            return;
+        }
+        match HealthWatch::on_failure(&self.watched.live) {
+            OnFailure::None => {}
+            OnFailure::Kill => {
+                self.outcome.stopped = Some(ExitReason::Unhealthy);
+                self.kill();
+            }
+            OnFailure::Stop => self.stop(ExitReason::Unhealthy, None),
+            OnFailure::Restart => {
+                self.outcome.to_restart = self.outcome.stopped.is_none();
+                self.stop(ExitReason::Unhealthy, None);
+            }
         }
     }
 
@@ -382,6 +420,8 @@ impl<'a> Relay<'a> {
             self.outcome.late = self.outcome.late.or(Some(reason));
             return;
         }
+        // Whoever stops what is about to be started once more means the run.
+        self.outcome.to_restart &= reason == ExitReason::Unhealthy;
         let grace = Duration::from_millis(grace_ms.unwrap_or(self.watched.conduct.grace_ms));
         // A time that no clock reaches is none.
         let at = Instant::now().checked_add(grace);

@@ -67,7 +67,8 @@ impl Restarts {
         let has_failed =
             exit.code != 0 && matches!(exit.reason, ExitReason::Exited | ExitReason::Signalled | ExitReason::OomKilled);
         let is_to_be = outcome.to_restart || (has_failed && !self.was_asked_for(exit, outcome.sent));
-        if !is_to_be || outcome.stopped.is_some() || !self.policy.permits(self.count) {
+        let was_stopped = outcome.stopped.is_some_and(|reason| !outcome.to_restart || reason != ExitReason::Unhealthy);
+        if !is_to_be || was_stopped || !self.policy.permits(self.count) {
             return None;
         }
         if ran >= GOOD_RUN {

@@ -14,7 +14,8 @@ use crate::engine::devices::Devices;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
 use crate::engine::{
-    CgroupWish, Conduct, HostCheck, ImageRequest, InputsWanted, Masked, NetworkWishes, Origin, PullPolicy, RunRequest,
+    CgroupWish, Conduct, HealthWishes, HostCheck, ImageRequest, InputsWanted, Masked, NetworkWishes, Origin,
+    PullPolicy, RunRequest,
 };
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
@@ -135,6 +136,7 @@ pub fn request(
             steps: plan.steps.clone(),
             ..Conduct::default()
         },
+        health: HealthWishes::default(),
         events: None,
         created: circumstances.created,
         nonce: circumstances.nonce,

@@ -404,3 +404,18 @@ fn a_supervisor_that_is_killed_meanwhile_leaves_nothing() {
     assert_eq!(end(&env, "lost"), ended(137, "supervisor_lost", "failed", restarts));
     env.assert_clean();
 }
+
+#[test]
+fn what_turns_unhealthy_is_started_once_more() {
+    let Some(env) = app() else { return };
+    // Its workload ends well when it is asked to, which does not count.
+    let script = "echo x >>/work/starts; trap 'exit 0' TERM; while :; do usleep 10000; done";
+    let check = ["--health-cmd", "false", "--health-interval", "50ms", "--health-retries", "2"];
+    let flags = ["--restart", "on-failure:2", "--health-on-failure", "restart"];
+    let output = run(&env, "sick", &[&check[..], &flags].concat(), script);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(end(&env, "sick"), ended(0, "unhealthy", "failed", 2));
+    assert_eq!(fs::read_to_string(env.work().join("starts")).unwrap().lines().count(), 3);
+    env.run(["rm", "sick"]).code(0);
+    env.assert_clean();
+}

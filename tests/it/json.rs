@@ -6,8 +6,8 @@ use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
 use dockless::store::{
-    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, Limits, MountedImage, RestartPolicy,
-    RunCgroup, RunGpu, RunNetwork, RunRecord, RunState, Victim,
+    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, HealthCheck, HealthResult, Limits,
+    MountedImage, OnFailure, RestartPolicy, RunCgroup, RunGpu, RunHealth, RunNetwork, RunRecord, RunState, Victim,
 };
 use serde_json::{Value, json};
 
@@ -76,6 +76,7 @@ fn full() -> RunRecord {
         no_log: true,
         restart: RestartPolicy::OnFailure { max: Some(3) },
         restarts: 1,
+        health: Some(health()),
         state: RunState::Done,
         rootfs: "overlay".to_owned(),
         boot_id: String::new(),
@@ -112,9 +113,29 @@ fn full() -> RunRecord {
     }
 }
 
+fn health() -> RunHealth {
+    let mut health = RunHealth::new(HealthCheck {
+        command: Vec::new(),
+        interval_ms: 1,
+        timeout_ms: 1,
+        retries: 1,
+        start_period_ms: 1,
+        start_interval_ms: 1,
+        on_failure: OnFailure::None,
+    });
+    health.log.push(HealthResult { start: String::new(), end: String::new(), exit_code: 0, output: String::new() });
+    health
+}
+
 #[test]
 fn the_keys_of_a_run_are_documented() {
     let value = serde_json::to_value(full()).unwrap();
+    let health = &value["health"];
+    for (value, heading) in
+        [(health, "### `health`"), (&health["check"], "### `check`"), (&health["log"][0], "### `log`")]
+    {
+        assert_eq!(keys(value), documented(heading).0);
+    }
     let (all, optional) = documented("## A run");
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["cgroup"]), documented("### `cgroup`").0);
@@ -146,7 +167,7 @@ fn the_keys_of_a_run_are_documented() {
 fn the_words_of_states_and_reasons_are_documented() {
     use ExitReason::{
         Aborted, ClientLost, Exited, GpuLost, HostReboot, Interrupted, OomKilled, Signalled, StartFailed, Stopped,
-        SupervisorLost, Timeout,
+        SupervisorLost, Timeout, Unhealthy,
     };
     let states = [
         RunState::Submitted,
@@ -165,6 +186,7 @@ fn the_words_of_states_and_reasons_are_documented() {
     let reasons = [
         Exited,
         Timeout,
+        Unhealthy,
         Signalled,
         OomKilled,
         GpuLost,

@@ -14,7 +14,8 @@ pub(in crate::cli) struct PsArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub(in crate::cli) all: bool,
-    /// Only runs that are so: `name=`, `id=`, `status=`, `label=KEY[=VALUE]`, `ancestor=IMAGE`, `exited=CODE`.
+    /// Only runs that are so: `name=`, `id=`, `status=`, `label=KEY[=VALUE]`, `ancestor=IMAGE`, `exited=CODE`,
+    /// `health=STATUS`.
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(in crate::cli) filter: Vec<Filter>,
     /// Only so many of the latest, ended ones too.

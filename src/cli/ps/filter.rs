@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 use crate::image::Reference;
-use crate::store::{RunRecord, RunState};
+use crate::store::{HealthStatus, RunRecord, RunState};
 
 /// What can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(in crate::cli) enum Filter {
     Ancestor(String),
     /// The exit code.
     Exited(i32),
+    /// What its health check says; `None` for a run without one.
+    Health(Option<HealthStatus>),
 }
 
 /// Our states, and docker's words for several of them.
@@ -52,7 +54,7 @@ impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const KEYS: &str = "`name`, `id`, `status`, `label`, `ancestor`, `exited`";
+        const KEYS: &str = "`name`, `id`, `status`, `label`, `ancestor`, `exited`, `health`";
         let (key, value) = text.split_once('=').ok_or_else(|| format!("expected `KEY=VALUE`, KEY one of {KEYS}"))?;
         let owned = || value.to_owned();
         match key {
@@ -68,8 +70,19 @@ impl FromStr for Filter {
                 Ok(code @ 0..=255) => Ok(Self::Exited(code)),
                 _ => Err(format!("`{value}` is no exit code, expected 0 to 255")),
             },
+            "health" => health(value).map(Self::Health),
             _ => Err(format!("there is no filter `{key}`, expected one of {KEYS}")),
         }
+    }
+}
+
+fn health(text: &str) -> Result<Option<HealthStatus>, String> {
+    match text {
+        "none" => Ok(None),
+        "starting" => Ok(Some(HealthStatus::Starting)),
+        "healthy" => Ok(Some(HealthStatus::Healthy)),
+        "unhealthy" => Ok(Some(HealthStatus::Unhealthy)),
+        _ => Err(format!("there is no health `{text}`, expected `starting`, `healthy`, `unhealthy` or `none`")),
     }
 }
 
@@ -106,6 +119,9 @@ impl Filter {
                 image.parse::<Reference>().is_ok_and(|wanted| wanted == record.image)
                     || digest == *image
                     || (!image.is_empty() && digest.strip_prefix("sha256:").is_some_and(|hex| hex.starts_with(image)))
+            }
+            Self::Health(wanted) => {
+                record.health.as_ref().filter(|_| record.has_health()).map(|health| health.status) == *wanted
             }
             Self::Exited(code) => {
                 record.state.is_final() && record.exit.as_ref().is_some_and(|exit| exit.code == *code)
@@ -158,6 +174,7 @@ mod tests {
             &["label=team=vision", "name=calm"],
             &["ancestor=app"],
             &["ancestor=docker.io/library/app:latest"],
+            &["health=none"],
         ] {
             assert!(fits(good), "{good:?}");
         }
@@ -170,6 +187,7 @@ mod tests {
             &["label=team", "label=other"],
             &["ancestor=app:2"],
             &["ancestor="],
+            &["health=healthy"],
             &["id=fox"],
         ] {
             assert!(!fits(bad), "{bad:?}");
@@ -184,6 +202,7 @@ mod tests {
             ("status=gone", "`running`"),
             ("exited=-1", "0 to 255"),
             ("exited=x", "`x`"),
+            ("health=ill", "`ill`"),
         ] {
             let error = text.parse::<Filter>().unwrap_err();
             assert!(error.contains(told), "{error}");
