@@ -1,14 +1,33 @@
 //! The whole job in one place: resolve, pull, unpack, spec, run.
 //!
 //! What it needs comes as arguments: directories, credentials, names, the time. It prints nothing and reads no environment,
-//! so a program can embed it; see [`crate::supervisor::entry`] for the one thing such a program must do.
+//! so a program can embed it.
+//!
+//! | | |
+//! |---|---|
+//! | [`entry`] | the first line of `main`; nothing works without it |
+//! | [`Settings::new`], [`Engine::open`] | where everything is kept |
+//! | [`Engine::image`] | has an image, with an [`Observer`] that hears of each step |
+//! | [`Engine::request`] | a run with docker's defaults; its fields say what is to be otherwise |
+//! | [`Output::pipes`] | what the container writes, in this program |
+//! | [`Engine::run`] | starts it |
+//! | [`Run::event`], [`Run::order`], [`Run::exit`] | hears of it, tells it what to do, and how it ended |
+//! | [`Engine::wait`], [`Engine::attach`], [`Engine::exec`] | runs that others have started, or that are detached |
+//!
+//! An [`Engine`] may be cloned and shared by threads, and any number of runs may go on at once: side by side in one task
+//! (`tokio::join!`), in a `LocalSet`, or each in a thread with `Handle::block_on`, as the future of [`Engine::run`] itself is not
+//! `Send`. The runtime is tokio's, with its I/O and time enabled. A future of [`Engine::run`] that is dropped gives the run up; a [`Run`] that is dropped
+//! ends it as the death of a command line does: the workload gets its stop signal, SIGKILL when its time of grace is over, and
+//! the record says `client_lost`. A run with [`RunRequest::detached`] goes on. The page of the crate has an example.
 
 mod admit;
 pub mod check;
 mod control;
 pub mod copy;
+mod defaults;
 pub mod devices;
 pub mod doctor;
+mod entry;
 mod error;
 mod etc;
 mod exec;
@@ -17,6 +36,7 @@ mod health;
 mod images;
 pub mod inputs;
 mod network;
+mod output;
 mod places;
 pub mod ports;
 mod prepare;
@@ -32,6 +52,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +65,7 @@ use tokio::time::{sleep, timeout};
 use self::admit::admit;
 pub use self::control::{Attached, ControlError};
 use self::devices::{Devices, Given, Taker, waiting_in_words};
+pub use self::entry::entry;
 pub use self::error::EngineError;
 pub use self::exec::{EnterError, Exec, ExecWish};
 use self::feed::PullFeed;
@@ -51,6 +73,7 @@ pub use self::health::{HealthError, HealthWishes};
 pub use self::images::ReadyImage;
 use self::inputs::DepRequest;
 pub use self::network::NetworkWishes;
+pub use self::output::{Output, Pipes};
 use self::ports::Port;
 use self::prepare::Admitted;
 pub use self::share::ShareError;
@@ -64,13 +87,20 @@ use crate::registry::{self, Login};
 use crate::rootfs::Choice;
 use crate::spec::{self, Dialect};
 use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
-pub use crate::supervisor::Logging;
 use crate::supervisor::protocol::FeedStart;
 pub use crate::supervisor::protocol::{Conduct, Event, Masked, Order, StopReason};
 pub use crate::supervisor::rename_run;
 use crate::supervisor::{LaunchError, Supervisor, sweep};
-use crate::sys::{Lock, WindowSize};
+pub use crate::supervisor::{LogEntry, LogReader, Logging, Stream};
+use crate::sys;
+pub use crate::sys::{Lock, WindowSize};
 use crate::transport::{Input, Loaded};
+
+/// Where the command line keeps its store unless it is told otherwise.
+pub const ROOT_DIR: &str = "/var/lib/dockless";
+
+/// Where the state of running containers is unless there is a reason; it need not survive a reboot.
+pub const STATE_DIR: &str = "/run/dockless";
 
 /// Where the shell of a workflow notes the number of the command it runs; there when [`Conduct::steps`] is not empty.
 pub const STEP_FILE: &str = "/run/dockless/step";
@@ -89,8 +119,9 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Which image.
+/// Which image; made by [`ImageRequest::new`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ImageRequest {
     /// Its name.
     pub reference: Reference,
@@ -104,8 +135,9 @@ pub struct ImageRequest {
     pub brought: Option<(LocalSource, Descriptor)>,
 }
 
-/// A run as it is asked for.
+/// A run as it is asked for; made by [`Engine::request`].
 #[derive(Debug)]
+#[non_exhaustive]
 #[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub struct RunRequest {
     /// Its name, taken for it ([`Store::create_run`]).
@@ -130,6 +162,8 @@ pub struct RunRequest {
     pub keep: bool,
     /// What the container reads; nothing when there is none.
     pub stdin: Option<OwnedFd>,
+    /// Where its output goes besides the log.
+    pub output: Output,
     /// The container's input stays open for those who attach.
     pub interactive: bool,
     /// How large the terminal of [`spec::Options::terminal`] is.
@@ -217,12 +251,13 @@ pub struct Origin {
     pub resolved: Option<serde_json::Value>,
 }
 
-/// Where everything is kept and how registries are spoken to.
-#[derive(Debug)]
+/// Where everything is kept and how registries are spoken to; made by [`Settings::new`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Settings {
     /// Root of the store.
     pub root: PathBuf,
-    /// State of running containers.
+    /// State of running containers; [`STATE_DIR`] unless there is a reason.
     pub state: PathBuf,
     /// Credentials, insecure hosts, certificates.
     pub registry: registry::Settings,
@@ -239,8 +274,8 @@ pub struct Settings {
 /// What tells the time: [`jiff::Timestamp::now`], unless there is a reason.
 pub type Clock = fn() -> Timestamp;
 
-/// Does the jobs, for one store.
-#[derive(Debug)]
+/// Does the jobs, for one store; a clone does the same.
+#[derive(Debug, Clone)]
 pub struct Engine {
     store: Store,
     settings: Settings,
@@ -253,6 +288,7 @@ impl Engine {
         if uid != 0 {
             return Err(EngineError::NotRoot { uid });
         }
+        sys::own_program()?;
         let state = |source| EngineError::State { path: settings.state.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&settings.state).map_err(state)?;
         let store = Store::open(&settings.root)?;
@@ -302,6 +338,7 @@ impl Engine {
         if request.host_check == HostCheck::None {
             request.options.check(&host)?;
         }
+        let output = std::mem::take(&mut request.output).into_streams(request.detached)?;
         share::joins(&self.store, &request.options)?;
         network::check(&request, &self.settings)?;
         for record in inputs::records(&self.store, &request.project_in_words(), &request.inputs.deps)? {
@@ -322,7 +359,7 @@ impl Engine {
         admitted.mounted = self.mounted_images(&request.options, &request.image, &observer).await?;
         let upload = self.claim(&request, &admitted.record).await?;
         let claimed = upload.clone();
-        let started = feed.hand_over(|feed| self.supervise(request, admitted, upload, &image, feed));
+        let started = feed.hand_over(|feed| self.supervise(request, output, admitted, upload, &image, feed));
         if let (Err(_), Some(claimed)) = (&started, claimed) {
             self.disclaim(&claimed).await;
         }
@@ -333,6 +370,7 @@ impl Engine {
     fn supervise(
         &self,
         request: RunRequest,
+        output: [Stdio; 2],
         admitted: Admitted,
         upload: Option<UploadRequest>,
         image: &ReadyImage,
@@ -345,7 +383,8 @@ impl Engine {
         leases.extend(prepared.lease.as_ref().and_then(Lease::descriptor));
         let lock = prepared.reservation.lock();
         let listener = feed.listener().map(AsFd::as_fd);
-        let supervisor = Supervisor::start(&prepared.request, lock, &leases, listener, prepared.stdin.as_ref())?;
+        let supervisor =
+            Supervisor::start(&prepared.request, lock, &leases, listener, prepared.stdin.as_ref(), output)?;
         prepared.reservation.keep();
         if let Some(leases) = given.leases {
             leases.hand_over();
@@ -432,7 +471,7 @@ impl Engine {
     }
 }
 
-/// A run that goes on.
+/// A run that goes on. When this is dropped, the run ends unless it is detached.
 #[derive(Debug)]
 pub struct Run {
     name: RunName,
@@ -441,6 +480,7 @@ pub struct Run {
     published: Option<String>,
     supervisor: Supervisor,
     events: Lines<BufReader<UnixStream>>,
+    exit: Option<Exit>,
 }
 
 /// How often it is looked whether a silent supervisor is still there.
@@ -461,7 +501,7 @@ impl Run {
             UnixStream::from_std(events)
         };
         let events = BufReader::new(stream().map_err(LaunchError::Talk)?).lines();
-        Ok(Self { name, warnings, notes, published: None, supervisor, events })
+        Ok(Self { name, warnings, notes, published: None, supervisor, events, exit: None })
     }
 
     /// Its name.
@@ -494,7 +534,7 @@ impl Run {
     }
 
     /// What happens next; `None` when the supervisor is gone. Safe to cancel.
-    pub async fn next_event(&mut self) -> Option<Event> {
+    pub async fn event(&mut self) -> Option<Event> {
         loop {
             let line = tokio::select! {
                 biased;
@@ -509,9 +549,28 @@ impl Run {
             };
             let line = line.ok().flatten()?;
             if let Ok(event) = serde_json::from_str(&line) {
+                if let Event::Exited { exit } = &event {
+                    self.exit = Some(Exit::clone(exit));
+                }
                 return Some(event);
             }
         }
+    }
+
+    /// How it ended; waits for that, when it was not among the events yet. Where the supervisor was killed, cleans up in its
+    /// place and says what the record tells.
+    ///
+    /// # Errors
+    /// [`EngineError::SupervisorLost`] when nothing tells it any more.
+    pub async fn exit(mut self, engine: &Engine) -> Result<Exit, EngineError> {
+        while self.exit.is_none() && self.event().await.is_some() {}
+        if let Some(exit) = self.exit.take() {
+            return Ok(exit);
+        }
+        let (engine, name) = (engine.clone(), self.name.to_string());
+        let ended = spawn_blocking(move || end_of_lost_run(&engine, self)).await;
+        let (exit, _) = ended.map_err(|_| EngineError::Task("cleaning up after a supervisor"))??;
+        exit.ok_or(EngineError::SupervisorLost { name })
     }
 }
 

@@ -53,16 +53,17 @@ pub(super) use self::security::SecurityArgs;
 pub(super) use self::system::{DfArgs, PruneImagesArgs, RmiArgs, SystemCommand};
 pub(super) use self::transport::{LoadArgs, SaveArgs, SaveAs, TagArgs};
 use super::duration::Span;
+use crate::engine::{ROOT_DIR, STATE_DIR};
 
 /// Run containers from OCI images, without a daemon.
 #[derive(Debug, Parser)]
 #[command(name = "dockless", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
 pub(super) struct Cli {
     /// Store of images, runs and artifacts.
-    #[arg(long, global = true, value_name = "DIR", env = "DOCKLESS_ROOT", default_value = "/var/lib/dockless")]
+    #[arg(long, global = true, value_name = "DIR", env = "DOCKLESS_ROOT", default_value = ROOT_DIR)]
     pub(super) root: PathBuf,
     /// State of running containers; best on a tmpfs.
-    #[arg(long, global = true, value_name = "DIR", env = "DOCKLESS_STATE", default_value = "/run/dockless")]
+    #[arg(long, global = true, value_name = "DIR", env = "DOCKLESS_STATE", default_value = STATE_DIR)]
     pub(super) state: PathBuf,
     /// Say more; twice for what the libraries say too. After a command it is spelled `--verbose`.
     #[arg(short, action = clap::ArgAction::Count)]

@@ -86,7 +86,7 @@ async fn stay(
     }
     let way = loop {
         tokio::select! {
-            event = attached.next_event() => match event {
+            event = attached.event() => match event {
                 Some(Event::Exited { exit }) => break Way::Ended(exit),
                 Some(event) => tell(&event, printer),
                 None => break Way::Lost,

@@ -58,7 +58,7 @@ pub(super) async fn start(
     }
     let way = loop {
         tokio::select! {
-            event = run.next_event() => match event {
+            event = run.event() => match event {
                 Some(Event::Exited { exit }) => break Way::Ended(exit),
                 Some(Event::Detached) => break Way::Left,
                 Some(Event::Started { .. }) if detached => {

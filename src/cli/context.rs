@@ -41,13 +41,12 @@ impl Context {
     /// Where everything is.
     pub(super) fn settings(&self, registry: Option<&RegistryArgs>) -> Settings {
         Settings {
-            root: self.root.clone(),
             state: self.state.clone(),
             registry: registry_settings(registry),
             bucket: BucketVariables::new(aws_variables()),
             leases: lease_dir(),
-            clock: jiff::Timestamp::now,
             network: network_places(),
+            ..Settings::new(&self.root)
         }
     }
 

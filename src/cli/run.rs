@@ -19,7 +19,7 @@ use super::options::{artifacts, options};
 use super::port::network_wishes;
 use super::printer::{Printer, print_json};
 use super::terminal::{Shown, check_input, own_size, relay_stdin};
-use crate::engine::{Engine, HostCheck, ImageRequest, InputsWanted, Origin, PullPolicy, RunRequest};
+use crate::engine::{Engine, ImageRequest, PullPolicy, RunRequest};
 use crate::image::{Observer, Platform, Source};
 use crate::rootfs::ChoiceError;
 use crate::spec;
@@ -53,9 +53,6 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     };
     let is_shown = args.terminal.tty && !args.detach;
     let request = RunRequest {
-        reservation,
-        origin: Origin::default(),
-        image,
         options,
         rootfs,
         artifacts,
@@ -68,20 +65,14 @@ pub(super) fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
         terminal_size: own_size(),
         init: args.terminal.init,
         detached: args.detach,
-        interruptible: false,
-        ports: Vec::new(),
         network,
         devices,
-        inputs: InputsWanted::default(),
-        host_check: HostCheck::None,
-        tag: None,
         labels,
         conduct,
         health,
         events: events(&args.life)?,
         cgroups,
-        created: now(),
-        nonce: nonce(),
+        ..RunRequest::new(reservation, image, now(), nonce())
     };
     let id_file = IdFile::create(args.life.cidfile.as_deref(), &request.id())?;
     let code = block_on(async {

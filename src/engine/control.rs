@@ -6,6 +6,7 @@ mod order;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -34,8 +35,7 @@ impl Engine {
                 Ok(stream) => heard = listen(stream, order.take()).await.or(heard),
                 // Nobody there yet: whoever sets the run up gives it up when asked to.
                 Err(_) => {
-                    if order.is_some() && run.is_before_its_supervisor() {
-                        ask_creator(run);
+                    if order.is_some() && run.is_before_its_supervisor() && ask_creator(run) {
                         order = None;
                     }
                 }
@@ -78,7 +78,7 @@ pub struct Attached {
 
 impl Attached {
     /// What happens next; `None` when the supervisor is gone. Safe to cancel.
-    pub async fn next_event(&mut self) -> Option<Event> {
+    pub async fn event(&mut self) -> Option<Event> {
         loop {
             let line = self.events.next_line().await.ok().flatten()?;
             if let Ok(event) = serde_json::from_str(&line) {
@@ -120,8 +120,17 @@ async fn listen(mut stream: UnixStream, order: Option<Order>) -> Option<Exit> {
     exit
 }
 
-fn ask_creator(run: &RunDir) {
-    if let Some(pid) = run.creator() {
-        drop(sys::send_signal(nix::unistd::Pid::from_raw(pid), nix::libc::SIGTERM));
-    }
+/// Whether it is another process of our own program.
+fn is_like_us(pid: i32) -> bool {
+    let is_other = u32::try_from(pid).is_ok_and(|pid| pid != std::process::id());
+    let program =
+        |process: &str| std::fs::metadata(format!("/proc/{process}/exe")).map(|file| (file.dev(), file.ino()));
+    is_other && matches!((program("self"), program(&pid.to_string())), (Ok(ours), Ok(theirs)) if ours == theirs)
+}
+
+/// Whether it could be asked.
+fn ask_creator(run: &RunDir) -> bool {
+    // This very program, or another one that embeds the library, may have more to do than this run.
+    let Some(pid) = run.creator().filter(|pid| is_like_us(*pid)) else { return false };
+    sys::send_signal(nix::unistd::Pid::from_raw(pid), nix::libc::SIGTERM).is_ok()
 }

@@ -21,10 +21,12 @@ use crate::rootfs::RootfsError;
 use crate::spec::SpecError;
 use crate::store::StoreError;
 use crate::supervisor::{LaunchError, SweepError};
+use crate::sys::NotHandedOver;
 use crate::transport::TransportError;
 
-/// Why a job failed.
+/// Why a job failed. `Display` says what and gives a hint, the sources say why.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// Only root can run containers so far.
     #[error(
@@ -33,6 +35,20 @@ pub enum EngineError {
     NotRoot {
         /// The effective user.
         uid: u32,
+    },
+    /// The program does not call [`entry`](super::entry) at the start of its `main`.
+    #[error(transparent)]
+    NotHandedOver(#[from] NotHandedOver),
+    /// Nobody would be there to read the output of a detached run.
+    #[error(
+        "the output of a detached run cannot go to its caller\nhint: leave `RunRequest::output` as it is; the log has it"
+    )]
+    DetachedOutput,
+    /// The supervisor was killed, and the record does not say how the run ended, or is gone with it.
+    #[error("the supervisor of run `{name}` was killed, and the run with it")]
+    SupervisorLost {
+        /// The run.
+        name: String,
     },
     /// The directory for running containers cannot be made.
     #[error("cannot make `{path}`\nhint: name another place with `--state DIR`")]

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::store::{Emptied, Store};
+use crate::sys::{Helper, own_program};
 
 /// The name that makes our binary a reaper.
 pub const REAPER_ARGV0: &str = "dockless-reaper";
-/// Our own binary, whatever its name is now.
-const SELF: &str = "/proc/self/exe";
 /// What is unlinked on the spot, in the units of [`crate::sys::remove_some`]: some tens of milliseconds.
 const AT_ONCE: u64 = 2000;
 
@@ -36,8 +35,11 @@ pub fn dispose(store: &Store, again: bool) -> Vec<String> {
 
 /// Has the trash emptied if there is some and nobody is at it. Where no process can be started, the next command tries again.
 pub(super) fn attend(store: &Store) {
-    if store.has_trash() && !store.trash_is_attended() {
-        drop(start(Path::new(SELF), store.root()));
+    if store.has_trash()
+        && !store.trash_is_attended()
+        && let Ok(binary) = own_program()
+    {
+        drop(start(binary, store.root()));
     }
 }
 
@@ -45,8 +47,10 @@ fn start(binary: &Path, root: &Path) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "our own binary, as supervisors are started")]
     let mut command = Command::new(binary);
     command.arg0(REAPER_ARGV0).arg(root).env_clear().current_dir("/");
-    // It is not waited for: it outlives this command, or ends with nobody to tell.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(drop)
+    // Nobody waits to hear of its end, and it may outlive this command.
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    drop(Helper::new(child));
+    Ok(())
 }
 
 fn in_words(emptied: &Emptied) -> Vec<String> {

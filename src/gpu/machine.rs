@@ -10,6 +10,7 @@ use super::facts::Facts;
 use super::files::{self, Arch, DriverFile, DriverFiles, FileKind, FilesError, Places};
 use super::ldcache::{self, MAX_CACHE_BYTES};
 use super::{Capabilities, Capability, Driver, Inventory, Roots, nvml, small_file, smi};
+use crate::sys::own_program;
 use crate::words::describe;
 
 const CACHE: &str = "etc/ld.so.cache";
@@ -58,7 +59,13 @@ impl Machine {
 /// Asks the driver's library at `library`, else the program at `smi`; both are files of this machine, resolved already.
 #[must_use]
 pub fn ask(library: Option<&Path>, smi: Option<&Path>) -> Facts {
-    ask_from(Path::new(nvml::SELF), nvml::PATIENCE, library, smi)
+    match own_program() {
+        Ok(binary) => ask_from(binary, nvml::PATIENCE, library, smi),
+        Err(error) => {
+            let facts = smi.and_then(|smi| smi::ask(smi).ok()).unwrap_or_default();
+            Facts { notes: vec![format!("NVML is not asked: {error}")], ..facts }
+        }
+    }
 }
 
 /// The same, with NVML asked by another binary than this process is, and for as long as `patience`; for programs that embed the

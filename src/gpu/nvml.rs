@@ -25,8 +25,6 @@ use crate::sys::RawNvml;
 /// The name under which our own binary is executed to speak with NVML.
 pub const NVML_ARGV0: &str = "dockless-nvml";
 
-/// Our own binary, whatever its name is now.
-pub(super) const SELF: &str = "/proc/self/exe";
 /// A GPU that has to be woken first takes seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: usize = 4 << 20;

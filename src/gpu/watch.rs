@@ -17,10 +17,11 @@ use nvml_wrapper::{Device, EventSet, Nvml};
 use serde::{Deserialize, Serialize};
 
 use super::inventory::{GpuUuid, Utilisation};
-use super::nvml::{SELF, compute_percent, in_words, memory, nvml_command, open};
+use super::nvml::{compute_percent, in_words, memory, nvml_command, open};
 use super::process::end;
 use super::xid::is_lost;
 use crate::image::ByteSize;
+use crate::sys::own_program_io;
 use crate::sys::{RawNvml, RawXid, reader_is_gone};
 
 /// The shortest period over which drivers count utilisation is a sixth of a second, the longest is a second.
@@ -68,7 +69,7 @@ pub struct Watcher {
 impl Watcher {
     /// Starts one for GPUs and MIG devices.
     pub fn start(library: &Path, uuids: &[GpuUuid]) -> io::Result<Self> {
-        Self::start_from(Path::new(SELF), library, uuids)
+        Self::start_from(own_program_io()?, library, uuids)
     }
 
     /// The same from another binary, for programs that embed the library and tests.

@@ -44,6 +44,14 @@ pub struct Places {
     pub tools: Vec<PathBuf>,
 }
 
+impl Default for Places {
+    /// Where distributions have them.
+    fn default() -> Self {
+        let tools = TOOL_DIRS.into_iter().chain(["/usr/local/bin", "/usr/sbin", "/usr/bin"]);
+        Self { dir: NETWORK_DIR.into(), tools: tools.map(PathBuf::from).collect() }
+    }
+}
+
 /// Why a container has no network of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {

@@ -17,6 +17,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::life::one_thread;
 use super::protocol::{receive_request, send_line};
 use crate::container::{Member, Reporter, StartFailure, Started, Tenant, TenantStreams, kill_session, start_tenant};
 use crate::sys;
@@ -84,8 +85,12 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
-    // What a caller has left open is nothing for the container. Above the standard streams nothing is anybody's yet.
-    sys::close_from(3);
+    let threads = sys::thread_count();
+    if threads == 1 {
+        // What a caller has left open is nothing for the container. Above the standard streams nothing is anybody's yet.
+        sys::close_from(3);
+    }
+    sys::hear_signals();
     // A terminal's signals go to whoever started us; they come as orders.
     setsid()?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -93,6 +98,9 @@ fn serve() -> io::Result<()> {
     let (request, mut descriptors): (ExecRequest, Vec<OwnedFd>) = receive_request(&socket)?;
     if descriptors.is_empty() {
         return Err(io::ErrorKind::InvalidData.into());
+    }
+    if let Err(failure) = one_thread(threads) {
+        return send_line(&socket, &ExecEvent::Failed { failure });
     }
     let pipes = descriptors.split_off(1);
     let started = Member::adopt(request.init, descriptors.remove(0)).and_then(|init| start(&request, &init, pipes));

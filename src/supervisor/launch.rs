@@ -11,16 +11,13 @@ use super::ARGV0;
 use super::exec::{EXEC_ARGV0, ExecEvent, ExecOrder, ExecRequest};
 use super::protocol::{Order, Request, send_line, send_request};
 use crate::container::{Member, StartFailure};
-use crate::sys::{self, Lock};
-
-/// Our own binary, whatever its name is now; it stays the same file even when a new version replaces it.
-const SELF: &str = "/proc/self/exe";
+use crate::sys::{self, Helper, Lock};
 
 /// Why no supervisor could be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// Our binary cannot be executed again.
-    #[error("cannot start the supervisor from `{SELF}`\nhint: is /proc mounted?")]
+    #[error("cannot start the supervisor from `/proc/self/exe`\nhint: is /proc mounted?")]
     Spawn(#[source] io::Error),
     /// It cannot be spoken to.
     #[error("cannot talk to the supervisor")]
@@ -30,13 +27,13 @@ pub enum LaunchError {
 /// A supervisor that was started by this process.
 #[derive(Debug)]
 pub struct Supervisor {
-    child: Child,
+    child: Helper,
     socket: UnixStream,
 }
 
 impl Supervisor {
     /// Starts one for `request`. It shares the run's lock, which the caller may drop then, and writes what the container
-    /// writes to this process's standard output and error, unless the run is detached.
+    /// writes to `output`.
     ///
     /// `leases` are the open files of [`Request::leases`], `listener` is what the caller has opened for the feed. `stdin` is the reading end that the container gets; without one it reads from /dev/null.
     pub fn start(
@@ -45,10 +42,11 @@ impl Supervisor {
         leases: &[BorrowedFd<'_>],
         listener: Option<BorrowedFd<'_>>,
         stdin: Option<&OwnedFd>,
+        output: [Stdio; 2],
     ) -> Result<Self, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
-        let child = spawn(ARGV0, theirs, !request.record.detached).map_err(LaunchError::Spawn)?;
-        let supervisor = Self { child, socket: ours };
+        let child = spawn(ARGV0, theirs, output).map_err(LaunchError::Spawn)?;
+        let supervisor = Self { child: Helper::new(child), socket: ours };
         let mut descriptors = vec![lock.file().as_fd()];
         descriptors.extend(leases);
         descriptors.extend(listener);
@@ -65,7 +63,7 @@ impl Supervisor {
 
     /// Whether the process has ended, however that came about.
     pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+        self.child.has_ended()
     }
 
     /// The socket that its events come from, one JSON document a line.
@@ -79,7 +77,7 @@ impl Supervisor {
     }
 
     /// Waits for the process, after the end of its events.
-    pub fn wait(mut self) -> io::Result<ExitStatus> {
+    pub fn wait(self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 }
@@ -88,7 +86,7 @@ impl Supervisor {
 #[derive(Debug)]
 pub struct Entered {
     /// Its parent, our own binary.
-    child: Child,
+    child: Helper,
     /// Where its end is told; what was read of that already.
     socket: UnixStream,
     begun: Vec<u8>,
@@ -108,7 +106,7 @@ impl Entered {
         pipes: &[BorrowedFd<'_>],
     ) -> Result<Result<Self, StartFailure>, LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Talk)?;
-        let child = spawn(EXEC_ARGV0, theirs, false).map_err(LaunchError::Spawn)?;
+        let child = spawn(EXEC_ARGV0, theirs, [Stdio::null(), Stdio::null()]).map_err(LaunchError::Spawn)?;
         let descriptors: Vec<BorrowedFd<'_>> = [&[init.pidfd().as_fd()], pipes].concat();
         send_request(&ours, request, &descriptors).map_err(LaunchError::Talk)?;
         Self::hear_start(child, ours).map_err(LaunchError::Talk)
@@ -130,7 +128,7 @@ impl Entered {
         };
         let line: Vec<u8> = begun.drain(..end).collect();
         match serde_json::from_slice(&line)? {
-            ExecEvent::Started => Ok(Ok(Self { child, socket, begun, terminal })),
+            ExecEvent::Started => Ok(Ok(Self { child: Helper::new(child), socket, begun, terminal })),
             ExecEvent::Failed { failure } => {
                 child.wait()?;
                 Ok(Err(failure))
@@ -155,23 +153,22 @@ impl Entered {
     }
 
     /// Waits for its parent, after the end of its events.
-    pub fn wait(mut self) -> io::Result<ExitStatus> {
+    pub fn wait(self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 }
 
 /// Executes our binary under another name, with a socket as its standard input. What becomes of it enters a container, so it
 /// is executed from a file that nobody in there can write to.
-fn spawn(argv0: &str, socket: UnixStream, shares_output: bool) -> io::Result<Child> {
-    let sealed = sys::seal_program(Path::new(SELF))?;
+fn spawn(argv0: &str, socket: UnixStream, [stdout, stderr]: [Stdio; 2]) -> io::Result<Child> {
+    let sealed = sys::above_standard(&sys::seal_program(sys::own_program_io()?)?)?;
     let program = Path::new("/proc/self/fd").join(sealed.as_raw_fd().to_string());
-    let output = || if shares_output { Stdio::inherit() } else { Stdio::null() };
-    command(&program, argv0, socket).stdout(output()).stderr(output()).spawn()
+    command(&program, argv0, socket).stdout(stdout).stderr(stderr).spawn()
 }
 
 /// The same from a process that was started here: the file that it was executed from is sealed already.
 pub(super) fn spawn_again(argv0: &str, socket: UnixStream) -> io::Result<Child> {
-    command(Path::new(SELF), argv0, socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    command(sys::own_program_io()?, argv0, socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
 fn command(program: &Path, argv0: &str, socket: UnixStream) -> Command {

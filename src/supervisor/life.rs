@@ -78,13 +78,19 @@ pub(super) struct Life {
     leases: Option<Handed>,
     pub(super) network: OwnNetwork,
     stdin: Option<OwnedFd>,
+    /// Of this process; more than one when it was handed over too late.
+    threads: usize,
 }
 
 impl Life {
     /// Takes the request from standard input, which is the socket, and puts /dev/null there.
     fn begin() -> io::Result<Self> {
-        // What a caller has left open is nothing that a run should keep, least of all for days.
-        sys::close_from(FIRST_OWN);
+        let threads = sys::thread_count();
+        if threads == 1 {
+            // What a caller has left open is nothing that a run should keep, least of all for days.
+            sys::close_from(FIRST_OWN);
+        }
+        sys::hear_signals();
         // A terminal's signals go to whoever started us; they come as orders.
         setsid()?;
         let signals: SigSet = FORWARDED.into_iter().collect();
@@ -111,7 +117,7 @@ impl Life {
         let (name, id) = (request.record.name.clone(), request.record.id.clone());
         let feed = Feed::new(&request.state, listener, name, id, request.feed.seq);
         let stdin = descriptors.next();
-        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, network, stdin })
+        Ok(Self { request, run, uploader: None, audience, feed, signals, _lock: lock, leases, network, stdin, threads })
     }
 
     fn live(&mut self) {
@@ -170,6 +176,7 @@ impl Life {
 
     /// Makes what all containers of the run have in common.
     fn lay_ground(&mut self) -> Result<Ground, StartFailure> {
+        one_thread(self.threads)?;
         self.audience.open(&self.run.control()).map_err(system("listen to other commands"))?;
         // Before we leave the machine's mount namespace, which it stays in.
         self.start_uploader();
@@ -285,6 +292,15 @@ impl Life {
     pub(super) fn tell(&mut self, event: &Event) {
         self.audience.tell(event);
     }
+}
+
+/// A fork of a process with more threads may hang, and libcontainer forks.
+pub(super) fn one_thread(count: usize) -> Result<(), StartFailure> {
+    if count == 1 {
+        return Ok(());
+    }
+    let hint = "hint: call `dockless::engine::entry` first in `main`, before a runtime or any other thread is started";
+    Err(StartFailure::ours(format!("a helper process has {count} threads when it is handed over, expected 1\n{hint}")))
 }
 
 fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {

@@ -60,8 +60,6 @@ pub use sweep::{SweepError, sweep};
 pub const ARGV0: &str = "dockless-supervisor";
 
 /// Becomes the supervisor if the process was started as one; for the first line of `main`, before any thread starts.
-///
-/// A program that embeds the library must call this as well, with its own first argument.
 #[must_use]
 pub fn entry(argv0: Option<&OsStr>) -> Option<ExitCode> {
     (argv0 == Some(OsStr::new(ARGV0))).then(life::main)

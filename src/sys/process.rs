@@ -18,6 +18,15 @@ pub fn reset_signals() {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
+/// Blocks no signal and hears of its children, whatever the program did that has executed this one: the mask and an ignored
+/// SIGCHLD pass through execve(2), and nobody can wait for a child while that is ignored. SIGPIPE stays ignored, which is
+/// why a write to a closed pipe is an error and not the end.
+pub fn hear_signals() {
+    // SAFETY: `SigDfl` installs no handler of ours, so there is no code that could run at a bad moment.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
 /// Lets the process and what it starts open as many files as it may: the usual 1024 are few where each layer of an image is
 /// held open. What cannot be raised stays as it is.
 pub fn raise_open_files() {

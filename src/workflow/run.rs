@@ -14,12 +14,10 @@ use crate::engine::devices::Devices;
 use crate::engine::inputs::DepRequest;
 use crate::engine::ports::Port;
 use crate::engine::{
-    CgroupWish, Conduct, HealthWishes, HostCheck, ImageRequest, InputsWanted, Masked, NetworkWishes, Origin,
-    PullPolicy, RunRequest,
+    CgroupWish, Conduct, HostCheck, ImageRequest, InputsWanted, Masked, Origin, PullPolicy, RunRequest,
 };
 use crate::image::Platform;
 use crate::registry::{Login, Secret};
-use crate::rootfs::Choice;
 use crate::spec::{EnvSetting, MemoryLimit, MountSetting, Options, SpecError};
 use crate::store::{Reservation, TagName};
 
@@ -100,31 +98,21 @@ pub fn request(
         password: Secret::new(password.expose()),
     });
     let given = plan.ports.iter().filter_map(|port| port.to_string().parse::<Port>().ok());
+    let image = ImageRequest { platform, pull, login, ..ImageRequest::new(plan.image.clone()) };
     Ok(RunRequest {
-        reservation,
         origin: Origin {
             workflow: Some(plan.name.clone()),
             project: Some(project.to_owned()),
             resolved: serde_json::to_value(shown).ok(),
         },
-        image: ImageRequest { reference: plan.image.clone(), platform, pull, login, brought: None },
         options,
-        rootfs: Choice::Auto,
         artifacts: plan.artifacts.clone(),
         artifact_store: circumstances.artifact_store,
         artifact_owner,
-        remove: false,
-        keep: false,
-        stdin: None,
-        interactive: false,
-        terminal_size: None,
-        init: false,
         detached: circumstances.detached,
         interruptible: plan.interruptible,
         ports: given.chain(circumstances.free_ports).collect(),
-        network: NetworkWishes::default(),
         devices,
-        labels: std::collections::BTreeMap::new(),
         inputs: InputsWanted { deps: plan.deps.iter().map(dep).collect(), caches: plan.cache.clone() },
         host_check,
         tag: circumstances.tag,
@@ -136,10 +124,7 @@ pub fn request(
             steps: plan.steps.clone(),
             ..Conduct::default()
         },
-        health: HealthWishes::default(),
-        events: None,
-        created: circumstances.created,
-        nonce: circumstances.nonce,
+        ..RunRequest::new(reservation, image, circumstances.created, circumstances.nonce)
     })
 }
 

@@ -24,13 +24,12 @@ use super::take::not_saved;
 use crate::artifact::error::ArtifactError;
 use crate::artifact::save::Saved;
 use crate::store::RunName;
+use crate::sys::own_program_io;
 use crate::words::describe;
 
 /// The name under which our own binary is executed to upload artifacts.
 pub const UPLOADER_ARGV0: &str = "dockless-uploader";
 
-/// Our own binary, whatever its name is now.
-const SELF: &str = "/proc/self/exe";
 /// Pause between two looks at the files of a run that goes on.
 const LOOK_EVERY: Duration = Duration::from_millis(1_500);
 /// Longest pause after looks that failed.
@@ -79,7 +78,8 @@ pub struct Uploader {
 impl Uploader {
     /// Starts one: at the start of a run with artifacts that are `mount: true`, else when it has ended.
     pub fn start(request: &UploadRequest) -> Result<Self, RemoteError> {
-        Self::start_from(Path::new(SELF), request)
+        let binary = own_program_io().map_err(|source| RemoteError::Process { operation: "start", source })?;
+        Self::start_from(binary, request)
     }
 
     /// The same from another binary, for programs that embed the library and tests.

@@ -26,23 +26,20 @@ fn engine(dir: &Path, hosts: &[String]) -> Option<Engine> {
     }
     let mut registry = quick();
     registry.auth_files = vec![file(&dir.join("auth.json"), &json!({ "auths": auths }).to_string())];
-    let bucket = engine::BucketVariables::default();
-    let settings = engine::Settings {
-        root: dir.join("root"),
-        state: dir.join("state"),
-        registry,
-        bucket,
-        leases: dir.join("gpus"),
-        clock: jiff::Timestamp::now,
-        network: Places { dir: dir.join("network"), tools: Vec::new() },
-    };
+    let mut settings = engine::Settings::new(dir.join("root"));
+    settings.state = dir.join("state");
+    settings.registry = registry;
+    settings.leases = dir.join("gpus");
+    settings.network = Places { dir: dir.join("network"), tools: Vec::new() };
+    // Only pulls: no helper of this program is started.
+    assert!(engine::entry(std::env::args_os()).is_none());
     have_root().then(|| Engine::open(settings).unwrap().0)
 }
 
 async fn pull(engine: &Engine, reference: &Reference, login: Option<Login>) -> Result<(), EngineError> {
-    let platform: Platform = "linux/amd64".parse().unwrap();
-    let request =
-        ImageRequest { reference: reference.clone(), platform, pull: PullPolicy::Always, login, brought: None };
+    let mut request = ImageRequest::new(reference.clone());
+    request.platform = "linux/amd64".parse::<Platform>().unwrap();
+    (request.pull, request.login) = (PullPolicy::Always, login);
     let observer: Arc<dyn Observer> = Arc::new(Silent);
     engine.image(&request, &observer).await.map(drop)
 }
