@@ -29,6 +29,7 @@ use super::links::Models;
 use super::live::LiveRun;
 use super::log::LogWriter;
 use super::network::OwnNetwork;
+use super::places::{check_destinations, confirm_mounts};
 use super::protocol::{Event, Masked, Request, receive_request};
 use super::pulse::Pulse;
 use super::relay::{Listeners, Relay, Streams, Watched};
@@ -178,6 +179,7 @@ impl Life {
         let container = {
             let store = Store::at(self.request.store.clone());
             let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
+            check_destinations(&rootfs.path, &self.run.config())?;
             let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
             let (request, bundle) = (&self.request, self.run.path());
             let create = || Container::create(&request.record.id, &request.state, bundle, theirs, request.init);
@@ -216,6 +218,7 @@ impl Life {
         mut eye: GpuEye,
     ) -> Result<Exit, StartFailure> {
         let pid = container.pid();
+        confirm_mounts(pid, &self.run.config())?;
         if self.request.own_network {
             sys::bring_up_loopback(pid.as_raw()).map_err(system("bring up the loopback interface"))?;
         }

@@ -24,6 +24,7 @@ mod live;
 mod log;
 mod mask;
 mod network;
+mod places;
 pub mod protocol;
 mod pulse;
 mod reader;

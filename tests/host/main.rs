@@ -31,6 +31,7 @@ mod gpu_device;
 mod gpu_docs;
 mod gpu_images;
 mod gpu_watch;
+mod hostile;
 mod images;
 mod init;
 mod isolation;

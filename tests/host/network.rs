@@ -13,7 +13,7 @@ use crate::support::env::{Running, TestEnv, entries, finish, have, program, skip
 /// A directory of leases looks for a subnet without a route; two that look at once would find the same.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn private(env: Option<TestEnv>) -> Option<(TestEnv, MutexGuard<'static, ()>)> {
+pub(crate) fn private(env: Option<TestEnv>) -> Option<(TestEnv, MutexGuard<'static, ()>)> {
     let env = env?;
     let has_netavark =
         ["/usr/lib/podman", "/usr/libexec/podman"].iter().any(|dir| Path::new(dir).join("netavark").exists());
