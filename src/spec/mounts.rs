@@ -14,15 +14,16 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::bind_options::{BindOptions, Propagation};
 use super::error::SpecError;
 use super::mount_flags::{BindMount, MountSetting, container_path};
-use super::namespaces::IpcMode;
+use super::namespaces::{IpcMode, PidMode};
 use super::path::depth;
-use super::{Dialect, HostFacts, Options, Paths, edits};
+use super::{CgroupVersion, Dialect, HostFacts, Options, Paths, edits};
 use crate::image::{ByteSize, ImageConfig};
 
 /// Destination, type, source, options.
 type DefaultMount = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const SHM: &str = "/dev/shm";
+const CGROUPS: &str = "/sys/fs/cgroup";
 const DEFAULTS: [DefaultMount; 7] = [
     ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
     ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -31,7 +32,7 @@ const DEFAULTS: [DefaultMount; 7] = [
     (SHM, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777"]),
     ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+    (CGROUPS, "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
 ];
 /// What docker's `--shm-size 0` means; a tmpfs of size 0 would have no bound.
 const DEFAULT_SHM_SIZE: ByteSize = ByteSize(64 << 20);
@@ -91,9 +92,20 @@ pub(super) fn mounts(
         }
     }
     later.sort_by_key(|mount| depth(mount.destination()));
+    if cannot_show_cgroups(options, host) && taken.insert(PathBuf::from(CGROUPS)) {
+        warnings.push(format!("`{CGROUPS}` is empty in the container, as it shares the processes of another run"));
+    }
     let mut list = defaults(options, paths, &taken)?;
     list.extend(later);
     Ok(Mounts { list, image_volumes, warnings })
+}
+
+/// libcontainer 0.7 looks for its own number of the other run's pid namespace in the machine's `/proc` before it mounts the
+/// hierarchies of version 1. Mostly there is no such process, and the start would fail.
+fn cannot_show_cgroups(options: &Options, host: &HostFacts) -> bool {
+    matches!(options.namespaces.pid, PidMode::Run(_))
+        && matches!(host.cgroup, CgroupVersion::V1 { .. })
+        && host.dialect == Dialect::Libcontainer
 }
 
 fn defaults(options: &Options, paths: &Paths, taken: &HashSet<PathBuf>) -> Result<Vec<Mount>, OciSpecError> {

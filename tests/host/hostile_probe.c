@@ -104,9 +104,9 @@ static void spy(void) {
             snprintf(path, sizeof path, "/proc/%d/environ", pid);
             int environment = open(path, O_RDONLY);
             long seized = ptrace(PTRACE_SEIZE, pid, 0, 0);
-            /* It may have become the container's own program meanwhile. */
+            /* It may have become the container's own program meanwhile, or have ended. */
             snprintf(path, sizeof path, "/proc/%d/exe", pid);
-            int is_ours = stat(path, &its) != 0 || its.st_dev != own.st_dev;
+            int is_ours = stat(path, &its) != 0 ? errno == EACCES : its.st_dev != own.st_dev;
             if (is_ours && (memory >= 0 || link > 0 || environment >= 0 || seized == 0))
                 printf("LOOKED INTO %s: %d %zd %d %ld\n", first, memory, link, environment, seized);
             if (seized == 0) ptrace(PTRACE_DETACH, pid, 0, 0);

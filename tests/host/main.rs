@@ -51,9 +51,12 @@ mod runs;
 mod s3;
 mod seed;
 mod signals;
+mod soak;
 mod steps;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweep;
+
 mod transport;
 mod transport_hostile;
 mod tty;
