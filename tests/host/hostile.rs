@@ -494,7 +494,6 @@ fn services_on_the_machines_loopback_are_not_reached() {
     }
     let left = finish(&mut program("iptables", [&["-w", "-t", "raw", "-C", "PREROUTING"][..], &rule].concat()));
     assert_ne!(left.code, 0, "the rule stays");
-    assert!(!tool("iptables-save", [""; 0]).contains(&bridge));
     env.assert_clean();
 }
 

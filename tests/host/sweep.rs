@@ -219,13 +219,12 @@ fn a_network_that_is_half_made_is_taken_down() {
     }
     assert!(met > 0, "it was always too late");
     assert_eq!(entries(&env.network().join("leases")), Vec::<PathBuf>::new());
-    // And the next one has its network.
+    // And the next one has its network. Each rule for a port names the container.
     let name = env.name();
     env.run(["run", "--name", &name, "--network", "private", "-p", "80", "app", "true"]).code(0);
-    let bridge = env.record(&name)["network"]["bridge"].as_str().unwrap().to_owned();
-    assert!(!Path::new("/sys/class/net").join(&bridge).exists());
+    let prefix = format!("id: {}", name.split_once('-').unwrap().0);
     let rules = tool("iptables-save", [""; 0]);
-    assert!(!rules.contains(&bridge), "{rules}");
+    assert!(!rules.contains(&prefix), "{rules}");
     env.assert_clean();
 }
 
@@ -333,4 +332,70 @@ fn a_disk_that_fills_while_a_run_goes_on_is_told_and_the_end_is_not_lost() {
             assert_nothing_left(&env);
         }
     }
+}
+
+/// The command line of an `exec` or the process behind it, from the moment that it is there on.
+#[test]
+fn an_exec_that_is_killed_at_any_moment_leaves_nothing_inside() {
+    let Some(env) = app() else { return };
+    let name = env.name();
+    start(&env, &name, &[]);
+    let init = env.record(&name)["pid"].as_i64().unwrap();
+    for (round, delay_ms) in [0, 2, 4, 6, 9, 12, 16, 24, 40].into_iter().enumerate() {
+        for kills_helper in [true, false] {
+            let exec = env.spawn(["exec", &name, "sleep", "7777"]);
+            let helper = || {
+                let threads = entries(&PathBuf::from(format!("/proc/{}/task", exec.pid())));
+                let children = threads.iter().filter_map(|dir| fs::read_to_string(dir.join("children")).ok());
+                children.collect::<String>().split_whitespace().next().and_then(|pid| pid.parse().ok())
+            };
+            let mut found = None;
+            if kills_helper {
+                assert!(wait_until(|| {
+                    found = helper();
+                    found.is_some()
+                }));
+            }
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            match found {
+                Some(helper) => drop(kill(Pid::from_raw(helper), Signal::SIGKILL)),
+                None => exec.signal(Signal::SIGKILL),
+            }
+            let output = exec.finish();
+            assert!([125, 137].contains(&output.code), "round {round}: {output:?}");
+        }
+    }
+    // In the container there is its first process, and the one that counts.
+    let script = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 7777";
+    assert!(wait_until(|| env
+        .run(["exec", &name, "sh", "-c", script.replace("7777", "77[7]7").as_str()])
+        .stdout
+        .trim()
+        == "0"));
+    assert!(is_alive(init));
+    env.run(["stop", &name]).code(0);
+    env.assert_clean();
+}
+
+/// `active/` says which runs have not been cleaned up after; what a hostile or broken disk makes of it holds nobody up.
+#[test]
+fn what_cannot_be_mended_is_told_and_does_not_stand_in_the_way() {
+    let Some(env) = app() else { return };
+    for name in ["broken", "fine"] {
+        start(&env, name, &[]);
+    }
+    let supervisors: Vec<i32> =
+        ["broken", "fine"].iter().map(|name| parent_of(env.record(name)["pid"].as_i64().unwrap()).unwrap()).collect();
+    fs::write(env.root().join("runs/broken/run.json"), "{").unwrap();
+    for supervisor in supervisors {
+        kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
+    }
+    let output = env.run(["ps"]).code(0);
+    assert!(output.stderr.contains("runs/broken/run.json"), "{}", output.stderr);
+    assert!(wait_until(|| reason(&env, "fine") == "supervisor_lost"));
+    // The next run is not held up, and the broken one can be removed.
+    env.container(&["app", "true"]).code(0);
+    env.run(["rm", "-f", "broken"]);
+    env.run(["ps"]).code(0);
+    assert_eq!(env.cgroups(), Vec::<PathBuf>::new());
 }
