@@ -15,7 +15,7 @@
 //! | descriptors of the caller | CVE-2016-9962, CVE-2024-21626 | `isolation::descriptors_of_the_caller_stay_outside` `hostile::exec_leaves_descriptors_of_the_caller_outside` |
 //! | files that change under `cp` | CVE-2018-15664, CVE-2019-14271 | `cp::exchanged_links_lead_nowhere` `cp::archives_both_ways` |
 //! | keys of the caller | | `hostile::keys_of_the_caller_stay_outside` |
-//! | system calls with a history: io_uring, userfaultfd, bpf, keys, handles, namespaces | CVE-2014-3519, CVE-2022-0185 | `hostile::system_calls_with_a_history_are_refused` `isolation::system_calls_are_filtered` `isolation::user_namespaces_cannot_be_made` |
+//! | system calls with a history: `io_uring`, `userfaultfd`, bpf, keys, handles, namespaces | CVE-2014-3519, CVE-2022-0185 | `hostile::system_calls_with_a_history_are_refused` `isolation::system_calls_are_filtered` `isolation::user_namespaces_cannot_be_made` |
 //! | `exec` without the filter | | `hostile::system_calls_with_a_history_are_refused` `exec::the_bounds_are_those_of_the_container` |
 //! | capabilities that are inherited | CVE-2022-24769 | `isolation::capabilities_are_dockers` `flags_security::capabilities_are_added_and_dropped` `hostile::capabilities_are_not_inherited` |
 //! | groups of the caller | CVE-2022-36109 | `options::groups_of_the_caller_stay_outside` `hostile::capabilities_are_not_inherited` |

@@ -16,7 +16,9 @@ use nix::unistd::Pid;
 
 use crate::base::app_with;
 use crate::network::private;
-use crate::support::env::{Output, Running, TestEnv, cgroup_mounts, entries, finish_with, say, tool, wait_until};
+use crate::support::env::{
+    Output, Running, TestEnv, cgroup_mounts, entries, finish_with, say, setting, tool, wait_until,
+};
 
 const DEFAULT_RUNS: usize = 64;
 const AT_ONCE: usize = 4;
@@ -63,7 +65,7 @@ fn kept(env: &TestEnv, name: &str, number: usize) {
 }
 
 fn detached(env: &TestEnv, name: &str, number: usize) {
-    start(env, name, if number % 2 == 0 { &["--rm"] } else { &[] });
+    start(env, name, if number.is_multiple_of(2) { &["--rm"] } else { &[] });
     env.run(["logs", name]).code(0);
     let how = [["stop", "-g", "1s"], ["kill", "-s", "KILL"], ["kill", "-s", "TERM"]][number % 3];
     env.run(how.iter().copied().chain([name])).code(0);
@@ -77,7 +79,7 @@ fn entered(env: &TestEnv, name: &str, number: usize) {
     env.run(["exec", "-d", name, "sleep", "100"]).code(0);
     let exec = env.spawn(["exec", name, "sleep", "100"]);
     sleep(Duration::from_millis(number as u64 % 40));
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         exec.signal(Signal::SIGKILL);
     }
     env.run(["stop", "-g", "0s", name]).code(0);
@@ -96,18 +98,18 @@ fn mounts(env: &TestEnv, name: &str, number: usize) {
 
 fn input(env: &TestEnv, name: &str, _: usize) {
     let mut command = env.command(["run", "-i", "--rm", "--name", name, "--init", "app", "wc", "-c"]);
-    assert_eq!(finish_with(&mut command, &[b'x'; 70_000]).text(), "70000");
+    assert_eq!(finish_with(&mut command, &vec![b'x'; 70_000]).text(), "70000");
 }
 
 fn network(env: &TestEnv, name: &str, number: usize) {
     let flags = ["--rm", "--network", "private", "-p", "80", "--network-alias", "db"];
-    run(env, name, &flags[..if number % 2 == 0 { 5 } else { 7 }], "ip -o addr show eth0 | wc -l").code(0);
+    run(env, name, &flags[..if number.is_multiple_of(2) { 5 } else { 7 }], "ip -o addr show eth0 | wc -l").code(0);
 }
 
 fn supervisor_killed(env: &TestEnv, name: &str, number: usize) {
     let run = env.spawn(["run", "--name", name, "app", "sh", "-c", LOOP]);
     let supervisor = run.supervisor();
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         run.wait_for("ready");
     } else {
         sleep(Duration::from_millis(number as u64 % 60));
@@ -120,7 +122,7 @@ fn supervisor_killed(env: &TestEnv, name: &str, number: usize) {
 
 fn command_line_killed(env: &TestEnv, name: &str, number: usize) {
     let run = env.spawn(["run", "--rm", "--stop-timeout", "1", "--name", name, "app", "sh", "-c", LOOP]);
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         run.wait_for("ready");
     } else {
         sleep(Duration::from_millis(number as u64 % 60));
@@ -150,7 +152,7 @@ fn renamed(env: &TestEnv, name: &str, _: usize) {
 fn present(env: &TestEnv) -> BTreeSet<String> {
     let mut found: BTreeSet<String> = BTreeSet::new();
     files_below(env.dir(), &mut found);
-    if std::env::var_os("DOCKLESS_SOAK_ALONE").is_some() {
+    if setting("DOCKLESS_SOAK_ALONE").is_some() {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         found.extend(mounts.lines().map(|line| format!("mount {line}")));
         for mount in cgroup_mounts() {
@@ -206,7 +208,7 @@ fn runs(env: &TestEnv, count: usize) {
             if took > slowest.0 {
                 *slowest = (took, what);
             }
-            if (number + 1) % 100 == 0 {
+            if (number + 1).is_multiple_of(100) {
                 say(&format!("{} of {count}", number + 1));
             }
         }
@@ -228,7 +230,7 @@ fn remove_kept(env: &TestEnv) -> usize {
 
 #[test]
 fn many_runs_leave_nothing() {
-    let count = std::env::var("DOCKLESS_SOAK_RUNS").ok().map_or(DEFAULT_RUNS, |count| count.parse().unwrap());
+    let count = setting("DOCKLESS_SOAK_RUNS").map_or(DEFAULT_RUNS, |count| count.parse().unwrap());
     let Some((env, _guard)) = private(app_with(|image| image.volume("/v"))) else { return };
     // What is made once, such as the lock of the networks, and unpacked once.
     runs(&env, KINDS.len());

@@ -140,7 +140,7 @@ fn kills_while_namespaces_are_joined_and_images_mounted() {
             let run = env.spawn([&["run", "--name", &name], *flags, &["app", "sh", "-c", LOOP]].concat());
             let supervisor = run.supervisor();
             std::thread::sleep(Duration::from_millis(delay_ms));
-            let both = (index + kind) % 2 == 0;
+            let both = (index + kind).is_multiple_of(2);
             if both {
                 let _ = kill(supervisor, Signal::SIGSTOP);
                 run.signal(Signal::SIGKILL);

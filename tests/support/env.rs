@@ -497,6 +497,11 @@ pub(crate) fn is_thorough() -> bool {
     std::env::var_os("DOCKLESS_TEST_THOROUGH").is_some()
 }
 
+/// What whoever runs the tests has set in the environment.
+pub(crate) fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Says something to whoever runs the tests.
 pub(crate) fn say(text: &str) {
     // Not `eprintln!`, which the harness hides from whoever does not ask for it.
