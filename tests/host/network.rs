@@ -43,6 +43,7 @@ fn assert_no_network(env: &TestEnv, bridge: &str, address: &str) {
     assert_eq!(entries(&env.network().join("netavark/aardvark-dns")), Vec::<std::path::PathBuf>::new());
     let rules = tool("iptables-save", [""; 0]);
     assert!(!rules.contains(address), "rules for {address}:\n{rules}");
+    assert!(!rules.contains(&format!("-i {bridge} -j DROP")), "the guard of {bridge} stays:\n{rules}");
     env.assert_clean();
 }
 
