@@ -29,7 +29,7 @@
 //! | a store that others read | CVE-2024-25621 | `hostile::the_store_is_for_root_alone` |
 //!
 //! What archives try is at the head of `src/rootfs/tests/mod.rs`. A container that was given `SYS_PTRACE` and no user namespace may
-//! look into who enters it, as with runc: `exec` is for containers that are trusted with that capability.
+//! look into who enters it by `exec` and so become root of the machine; nothing keeps it from that yet, and no test covers it.
 
 use std::fs;
 use std::net::TcpListener;
