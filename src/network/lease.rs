@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::loopback::remove_guard;
 use super::netavark::{INTERFACE, is_interface, run};
 use super::{Alias, Mac, NetworkError, Places, Published, Subnet, Tools, subnet};
 use crate::sys::{Lock, LockMode, pidfd, read_bounded, remove_bridge, stand_in_network};
@@ -195,6 +196,7 @@ impl Plan {
             remove_bridge(&bridge)
                 .map_err(|source| NetworkError::Kernel { what: "remove the bridge of containers", source })?;
         }
+        remove_guard(&self.dir);
         Ok(())
     }
 }

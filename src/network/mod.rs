@@ -11,12 +11,14 @@
 //!   leases/10.188.0.2        locked by the run's supervisor; holds all that is needed to take its network down again
 //!   netavark/                what netavark and aardvark-dns keep
 //!   input                    what netavark is told at the moment
+//!   guard                    the bridge over which nothing for 127.0.0.0/8 comes in (`loopback`)
 //! ```
 //!
 //! A lease that nobody has locked belonged to a process that was killed. Whoever comes next takes its network down: rules, names,
 //! address, and with the last one the bridge.
 
 mod lease;
+mod loopback;
 mod names;
 mod netavark;
 mod publish;
@@ -179,6 +181,15 @@ pub enum NetworkError {
         action: &'static str,
         /// What it said.
         said: String,
+    },
+    /// Nothing keeps containers from the machine's loopback address.
+    #[error(
+        "cannot keep containers on `{bridge}` from services at 127.0.0.1, so no port is published: neither `iptables` nor `nft` \
+         makes a rule\nhint: apt install iptables"
+    )]
+    NoGuard {
+        /// The bridge.
+        bridge: String,
     },
     /// The kernel does not do what is needed.
     #[error("cannot {what}")]

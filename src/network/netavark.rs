@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::lease::{Plan, write_file};
+use super::loopback::guard;
 use super::{NetworkError, Places};
 use crate::sys::{die_with_parent, read_bounded};
 use crate::words::printable;
@@ -22,7 +23,7 @@ pub const TOOL_DIRS: [&str; 4] =
     ["/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman"];
 
 /// Where it finds iptables or nft; nothing of the caller's environment reaches it.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// It takes a tenth of a second, and longer where somebody else has the lock of iptables.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
@@ -55,6 +56,9 @@ impl Tools {
 /// Gives the network namespace its network. The caller is in the machine's own mount and network namespaces, in which aardvark-dns stays.
 pub fn set_up(plan: &Plan, namespace: &File) -> Result<(), NetworkError> {
     let _lock = plan.lock()?;
+    if !plan.ports.is_empty() {
+        guard(&plan.dir, &plan.subnet.bridge())?;
+    }
     run(plan, "setup", namespace)
 }
 
@@ -100,7 +104,7 @@ pub(super) fn run(plan: &Plan, action: &'static str, namespace: &File) -> Result
 }
 
 /// Whether it ended well; `None` when it did not end.
-fn bounded(command: &mut Command) -> io::Result<Option<bool>> {
+pub(super) fn bounded(command: &mut Command) -> io::Result<Option<bool>> {
     let mut child = command.spawn()?;
     let until = Instant::now() + PATIENCE;
     loop {

@@ -118,6 +118,14 @@ pub enum RootfsError {
         /// What it is instead.
         found: &'static str,
     },
+    /// Something of the image stands where a file is mounted.
+    #[error("`{path}` of the image is {found}, expected a file")]
+    NotFile {
+        /// The place in the image.
+        path: String,
+        /// What it is instead.
+        found: &'static str,
+    },
     /// Something that a device brings cannot be put into the root file system.
     #[error("cannot make `{path}` in the root file system")]
     Edit {

@@ -32,6 +32,7 @@ mod member;
 mod merged;
 mod path;
 mod pax;
+mod places;
 mod prepare;
 mod stream;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use layers::{Layers, Unpacker, possible_keys, ready, standing};
 pub use member::{Inflate, Member, MemberKind, Members};
 pub use path::{ImagePath, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, PathError};
 pub use pax::MAX_RECORD_BYTES;
+pub use places::{Cover, MountPlaces};
 pub use prepare::{preflight, prepare, replace_etc_links, seed_volume};
 pub use stream::StreamError;
 pub use unpack::{MAX_LAYER_BYTES, MAX_LAYER_ENTRIES, MAX_LAYER_NAME_BYTES};

@@ -55,7 +55,8 @@ pub fn prepare(root: &Path, working_dir: &str, volumes: &[String]) -> Result<(),
     Ok(())
 }
 
-/// Puts empty files where the run's `resolv.conf`, `hosts` and `hostname` will be mounted and the image has links.
+/// Puts empty files where the run's `resolv.conf`, `hosts` and `hostname` will be mounted and the image has links, devices or
+/// pipes.
 ///
 /// Images that were taken from a running machine often have a link to a file under `/run` that only exists there; the
 /// runtime cannot mount upon such a link. The link goes in the writable layer only.
@@ -67,9 +68,15 @@ pub fn replace_etc_links(root: &Path) -> Result<(), RootfsError> {
     }
     let etc = root.open_dir(OsStr::new("etc")).map_err(host)?;
     for name in ["resolv.conf", "hosts", "hostname"].map(OsStr::new) {
-        if etc.stat(name).map_err(host)?.is_some_and(|found| found.kind == FileKind::Symlink) {
-            etc.remove_file(name).map_err(host)?;
-            etc.create_file(name, NEW_FILE_MODE).map_err(host)?;
+        match etc.stat(name).map_err(host)?.map(|found| found.kind) {
+            None | Some(FileKind::Regular) => {}
+            Some(found @ FileKind::Directory) => {
+                return Err(RootfsError::NotFile { path: format!("/etc/{}", name.display()), found: found.words() });
+            }
+            Some(_) => {
+                etc.remove_file(name).map_err(host)?;
+                etc.create_file(name, NEW_FILE_MODE).map_err(host)?;
+            }
         }
     }
     Ok(())

@@ -23,6 +23,7 @@ use crate::image::{ByteSize, ImageConfig};
 type DefaultMount = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const SHM: &str = "/dev/shm";
+const CGROUPS: &str = "/sys/fs/cgroup";
 const DEFAULTS: [DefaultMount; 7] = [
     ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
     ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -31,7 +32,7 @@ const DEFAULTS: [DefaultMount; 7] = [
     (SHM, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777"]),
     ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+    (CGROUPS, "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
 ];
 /// What docker's `--shm-size 0` means; a tmpfs of size 0 would have no bound.
 const DEFAULT_SHM_SIZE: ByteSize = ByteSize(64 << 20);

@@ -303,6 +303,11 @@ impl Reservation {
 
     /// The run belongs to its supervisor from now on.
     pub fn keep(mut self) {
+        self.hold();
+    }
+
+    /// The run stays, and its lock is held until this is dropped.
+    pub fn hold(&mut self) {
         self.kept = true;
     }
 }

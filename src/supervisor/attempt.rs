@@ -21,6 +21,7 @@ use super::gpus::GpuEye;
 use super::life::{Life, now, system};
 use super::links::Models;
 use super::live::LiveRun;
+use super::places::{check_destinations, confirm_mounts};
 use super::protocol::Event;
 use super::pulse::Pulse;
 use super::relay::{Listeners, Outcome, Relay, Watched};
@@ -74,7 +75,7 @@ impl Life {
         cgroup.begin();
         let opened = ground.streams.open(&self.request, self.run.console());
         let (theirs, ends) = opened.map_err(system("make the container's streams"))?;
-        let container = self.create(&cgroup, theirs)?;
+        let container = self.create(&ground.rootfs, &cgroup, theirs)?;
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
         let settled = ground.streams.settle(ends, container.pid(), &self.request);
@@ -93,9 +94,10 @@ impl Life {
         self.request.record.restarts == 0
     }
 
-    fn create(&self, cgroup: &Cgroup, streams: Stdio) -> Result<Container<Created>, StartFailure> {
+    fn create(&self, root: &Path, cgroup: &Cgroup, streams: Stdio) -> Result<Container<Created>, StartFailure> {
         let (request, bundle) = (&self.request, self.run.path());
         let _placed = request.surroundings.place_joins(&Store::at(request.store.clone()), bundle)?;
+        check_destinations(root, &self.run.config())?;
         cgroup.make().map_err(|error| StartFailure::ours(describe(&error)))?;
         Container::create(&request.record.id, &request.state, bundle, streams, request.init, cgroup)
             .map_err(ContainerError::into_failure)
@@ -109,6 +111,7 @@ impl Life {
         ground: &mut Ground,
     ) -> Result<Ended, StartFailure> {
         let pid = container.pid();
+        confirm_mounts(pid, &self.run.config())?;
         self.finish_creation(pid, cgroup, &ground.changes)?;
         let init_ended = sys::pidfd(pid).map_err(system("watch the container"))?;
         if self.is_first() && !ground.detached && self.audience.client_is_gone() {

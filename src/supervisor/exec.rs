@@ -111,7 +111,10 @@ fn serve() -> io::Result<()> {
             guard.stay(reporter)
         }
         Err(error) => {
-            let failure = StartFailure::ours(format!("cannot enter the container: {error}"));
+            let failure = StartFailure::ours(match error.kind() {
+                io::ErrorKind::NotFound => "cannot enter the container: it has ended meanwhile".to_owned(),
+                _ => format!("cannot enter the container: {error}"),
+            });
             send_line(&socket, &ExecEvent::Failed { failure })
         }
     }

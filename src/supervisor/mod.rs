@@ -27,6 +27,7 @@ mod live;
 mod log;
 mod mask;
 mod network;
+mod places;
 mod probe;
 pub mod protocol;
 mod pulse;

@@ -98,7 +98,7 @@ pub fn rename_run(
 }
 
 fn move_to_new_name(store: &Store, run: &RunDir, note: &Note) -> Result<(), RenameError> {
-    let reserved = store.create_run(&note.to)?;
+    let mut reserved = store.create_run(&note.to)?;
     let path = run.path().join(NOTE);
     let json = serde_json::to_vec(note).unwrap_or_default();
     write_atomic(&path, &json).map_err(|source| RenameError::Io { path, source })?;
@@ -107,8 +107,8 @@ fn move_to_new_name(store: &Store, run: &RunDir, note: &Note) -> Result<(), Rena
         take_back(store, run, note)?;
         return Err(error);
     }
-    // From here on it is the run itself that stands there.
-    reserved.keep();
+    // From here on it is the run itself that stands there. Its lock keeps a sweep from finishing what is finished here.
+    reserved.hold();
     finish(store, &new, note)?;
     Ok(new.finish()?)
 }

@@ -112,6 +112,18 @@ fn processes_of_another_run_are_seen_and_end_with_it() {
     env.run(["rm", &name]).code(0);
 }
 
+/// libcontainer looks for the guest's number in the machine's `/proc` where it mounts the hierarchies of cgroup v1.
+#[test]
+fn the_number_of_a_guest_need_not_be_one_of_the_machine() {
+    let Some(env) = app() else { return };
+    let script = "i=0; while test $i -lt 400; do (:); i=$((i+1)); done; touch /ready; exec sleep 4322";
+    let donor = Other::start(&env, &[], script);
+    assert!(wait_until(|| env.run(["exec", &donor.name, "test", "-e", "/ready"]).code == 0));
+    for _ in 0..4 {
+        env.script(&[&donor.flag("--pid")], "ps | grep -q '[s]leep 4322'").code(0);
+    }
+}
+
 /// Nothing but us ends what init leaves behind where it is not the first process of its namespace.
 #[test]
 fn processes_among_the_hosts_end_with_the_container() {

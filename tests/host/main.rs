@@ -32,6 +32,7 @@ mod gpu_docs;
 mod gpu_images;
 mod gpu_watch;
 mod health;
+mod hostile;
 mod images;
 mod init;
 mod isolation;
@@ -52,9 +53,12 @@ mod runs;
 mod s3;
 mod seed;
 mod signals;
+mod soak;
 mod steps;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweep;
+
 mod transport;
 mod transport_hostile;
 mod tty;

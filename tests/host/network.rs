@@ -13,7 +13,7 @@ use crate::support::env::{Running, TestEnv, entries, finish, have, program, skip
 /// A directory of leases looks for a subnet without a route; two that look at once would find the same.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn private(env: Option<TestEnv>) -> Option<(TestEnv, MutexGuard<'static, ()>)> {
+pub(crate) fn private(env: Option<TestEnv>) -> Option<(TestEnv, MutexGuard<'static, ()>)> {
     let env = env?;
     let has_netavark =
         ["/usr/lib/podman", "/usr/libexec/podman"].iter().any(|dir| Path::new(dir).join("netavark").exists());
@@ -43,6 +43,7 @@ fn assert_no_network(env: &TestEnv, bridge: &str, address: &str) {
     assert_eq!(entries(&env.network().join("netavark/aardvark-dns")), Vec::<std::path::PathBuf>::new());
     let rules = tool("iptables-save", [""; 0]);
     assert!(!rules.contains(address), "rules for {address}:\n{rules}");
+    assert!(!rules.contains(&format!("-i {bridge} -j DROP")), "the guard of {bridge} stays:\n{rules}");
     env.assert_clean();
 }
 

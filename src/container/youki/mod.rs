@@ -267,6 +267,9 @@ fn creation_hint(error: &(dyn std::error::Error + 'static), bundle: &Path) -> Op
     if reason.contains("BrokenChannel") {
         return Some(format!("\nhint: {ENDED_EARLY}"));
     }
+    if reason.contains("failed to unix syscall") {
+        return working_dir_hint(bundle);
+    }
     if !reason.contains("sysctl") && !reason.contains("subpath in procfs") {
         return None;
     }
@@ -277,6 +280,14 @@ fn creation_hint(error: &(dyn std::error::Error + 'static), bundle: &Path) -> Op
     names.sort();
     let names = names.join(", ");
     Some(format!("\nhint: `--sysctl`: one of {names} is not in the container's namespaces or does not take that value"))
+}
+
+/// Init enters it with a bare system call, and says no more than that one failed.
+fn working_dir_hint(bundle: &Path) -> Option<String> {
+    let spec = Spec::load(bundle.join("config.json")).ok()?;
+    let dir = spec.process().as_ref()?.cwd().display().to_string();
+    (dir != "/")
+        .then(|| format!("\nhint: the working directory `{dir}` cannot be entered; `--workdir DIR` names another"))
 }
 
 fn with_hint(error: ContainerError, hint: impl FnOnce() -> Option<String>) -> ContainerError {
