@@ -65,7 +65,6 @@ use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store,
 pub use crate::supervisor::Logging;
 use crate::supervisor::protocol::FeedStart;
 pub use crate::supervisor::protocol::{Conduct, Event, Masked, Order, StopReason};
-pub use crate::supervisor::rename_run;
 use crate::supervisor::{LaunchError, Supervisor, sweep};
 use crate::sys::{Lock, WindowSize};
 use crate::transport::{Input, Loaded};
@@ -507,6 +506,9 @@ impl Run {
             if let Ok(event) = serde_json::from_str(&line) {
                 return Some(event);
             }
+                if let Event::Renamed { to } = &event {
+                    self.name = to.clone();
+                }
         }
     }
 }

@@ -75,6 +75,7 @@ async fn stay(
     let (err, err_end) = pipe()?;
     let mut pipes = vec![out_end.as_fd(), err_end.as_fd()];
     pipes.extend(input.as_ref().map(AsFd::as_fd));
+    let place = run.place();
     let mut attached = engine.attach(run, &pipes)?;
     drop((out_end, err_end, input));
     let outlets = [Outlet::open(out, &io::stdout())?, Outlet::open(err, &io::stderr())?];
@@ -109,7 +110,7 @@ async fn stay(
         }
     }
     drop(shown);
-    end(engine, run, record, way, printer)
+    end(engine, &place.now(), record, way, printer)
 }
 
 fn end(engine: &Engine, run: &RunDir, record: &RunRecord, way: Way, printer: Printer) -> Result<u8, CliError> {

@@ -101,6 +101,7 @@ fn details(happening: &Happening) -> String {
             format!("{oom_kills} killed in all{}", victim.unwrap_or_default())
         }
         Happening::Health { status } => status.clone(),
+        Happening::Renamed { from } => format!("before: {from}"),
         Happening::Signal { signal } => format!("signal {signal}"),
         Happening::Restarting { restarts, exit_code } => {
             format!("for the {restarts}. time, after exit code {exit_code}")

@@ -14,7 +14,7 @@ use super::prune::dispose_of_trash;
 use super::table::table;
 use super::time::ago;
 use crate::engine::removal::remove_run;
-use crate::engine::{ControlError, EngineError, Order, StopReason, rename_run};
+use crate::engine::{Order, StopReason};
 use crate::store::{RunRecord, StoreError};
 use crate::words::describe;
 
@@ -102,8 +102,7 @@ pub(super) fn rename(context: &Context, args: &RenameArgs) -> Result<u8, CliErro
     let printer = context.printer(TalkArgs::default());
     let engine = context.engine(None, printer)?;
     let run = engine.store().find_run(&args.run)?;
-    let renamed = rename_run(engine.store(), &run, &to, |holder| printer.say(&waiting(holder)));
-    renamed.map_err(|error| EngineError::from(ControlError::from(error)))?;
+    block_on(async { Ok(engine.rename(&run, &to, |holder| printer.say(&waiting(holder))).await?) })?;
     Ok(0)
 }
 

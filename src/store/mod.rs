@@ -67,7 +67,7 @@ pub use record::{
 };
 pub use removal::Freed;
 pub use run_cgroup::{CgroupMode, CgroupModeError, RunCgroup};
-pub use runs::{Reservation, RunDir, RunName, RunNameError};
+pub use runs::{Reservation, RunDir, RunName, RunNameError, RunPlace};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
 pub use trash::Emptied;

@@ -22,8 +22,9 @@
 //! cleans up after it.
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -269,6 +270,13 @@ impl RunDir {
     /// Whether there is no record at all, as opposed to one that cannot be read.
     #[must_use]
     pub fn lacks_record(&self) -> bool {
+    /// The directory itself, to be found again whatever name the run is given.
+    #[must_use]
+    pub fn place(&self) -> RunPlace {
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(&self.path).ok();
+        RunPlace { file, path: self.path.clone() }
+    }
+
         matches!(self.record(), Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
     }
 }
@@ -281,6 +289,51 @@ pub struct Reservation {
     lock: Lock,
     kept: bool,
 }
+/// The directory of a run that may get another name.
+#[derive(Debug)]
+pub struct RunPlace {
+    /// `None` for one that is not there.
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl RunPlace {
+    /// It under the name that the run has this moment; one that was removed has a path that nothing has.
+    #[must_use]
+    pub fn now(&self) -> RunDir {
+        // The kernel writes the path of an open directory there (proc_pid_fd(5)).
+        let path = self.file.as_ref().and_then(|file| fs::read_link(descriptor_path(file)).ok());
+        RunDir { path: path.unwrap_or_else(|| self.path.clone()) }
+    }
+
+    /// As [`RunDir::is_live`].
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let mut run = self.now();
+        loop {
+            if run.is_live() {
+                return true;
+            }
+            // The old name's mark goes after the directory has the new one.
+            let again = self.now();
+            if again.path == run.path {
+                return false;
+            }
+            run = again;
+        }
+    }
+
+    /// The log, by a path that stays right.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.file.as_ref().map_or_else(|| self.path.clone(), descriptor_path).join("log")
+    }
+}
+
+fn descriptor_path(file: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
+}
+
 
 impl Reservation {
     /// The name.

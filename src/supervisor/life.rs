@@ -244,8 +244,9 @@ impl Life {
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
             live: LiveRun {
-                run: &self.run,
+                run: &mut self.run,
                 record: &mut self.request.record,
+                artifacts: &mut self.request.artifacts,
                 memory_limit: &mut self.request.memory_limit,
                 cgroup,
             },

@@ -26,7 +26,7 @@ use crate::container::LimitChange;
 use crate::image::ByteSize;
 use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
-use crate::store::{Exit, RunRecord};
+use crate::store::{Exit, RunName, RunRecord};
 use crate::sys::WindowSize;
 
 /// Largest request; what a thousand mounts need is far below.
@@ -223,6 +223,11 @@ pub enum Event {
     Saved {
         /// Files in all artifacts.
         files: u64,
+    /// The run has another name.
+    Renamed {
+        /// Its name from now on.
+        to: RunName,
+    },
         /// Bytes in them.
         bytes: u64,
     },
@@ -273,6 +278,11 @@ pub enum Order {
         size: WindowSize,
     },
     /// Give me the output from now on. With it come two or three descriptors: pipes for output and errors, and one with input.
+    /// Give the run another name.
+    Rename {
+        /// Which; free.
+        to: RunName,
+    },
     Attach,
     /// From the command line that started the run: it leaves, and the run goes on.
     Detach,

@@ -276,6 +276,7 @@ fn the_types_of_events_are_documented() {
         Happening::Started { pid: 1 },
         Happening::Oom { oom_kills: 1, victim: Some(Victim { pid: 1, command: String::new() }) },
         Happening::Health { status: String::new() },
+        Happening::Renamed { from: "a".parse().unwrap() },
         Happening::Signal { signal: 1 },
         Happening::Restarting { restarts: 1, exit_code: 1 },
         Happening::Exited { exit: Box::new(Exit::new(0, ExitReason::Exited)) },

@@ -156,7 +156,7 @@ pub(in crate::cli) struct TopArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RenameArgs {
-    /// Which run; it must have ended.
+    /// Which run.
     #[arg(value_name = "RUN|:TAG")]
     pub(in crate::cli) run: String,
     /// Its new name.
