@@ -24,6 +24,7 @@ pub mod removal;
 pub mod resources;
 mod share;
 mod shelves;
+mod top;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -53,6 +54,7 @@ use self::ports::Port;
 use self::prepare::Admitted;
 pub use self::share::ShareError;
 pub use self::shelves::BucketVariables;
+pub use self::top::Names;
 use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
 pub use crate::container::{CgroupError, CgroupParent, CgroupWish, LimitChange};
 use crate::gpu::lease::{Leases, Wait};

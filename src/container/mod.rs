@@ -28,7 +28,7 @@ pub use freezer::FreezeError;
 pub use host::{HostError, boot_id, bounding_capabilities, cpu_count, host_devices, host_facts};
 pub use live_root::{LiveInit, LiveRootError, live_root};
 pub use member::Member;
-pub use process::Process;
+pub use process::{Ids, Process};
 pub use stats::Sample;
 pub use tenant::{Started, Tenant, TenantStreams, start_tenant};
 pub use update::{LimitChange, UpdateError, forbid_swap};
