@@ -506,11 +506,11 @@ impl Run {
             };
             let line = line.ok().flatten()?;
             if let Ok(event) = serde_json::from_str(&line) {
-                return Some(event);
-            }
                 if let Event::Renamed { to } = &event {
                     self.name = to.clone();
                 }
+                return Some(event);
+            }
         }
     }
 }

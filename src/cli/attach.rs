@@ -11,7 +11,7 @@ use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::Printer;
 use super::terminal::{DetachKeys, Heard, Outlet, Shown, check_input, own_size, relay_stdin};
-use crate::engine::{Attached, Engine, Event, Order};
+use crate::engine::{Attached, Engine, Event, Masked, Order};
 use crate::store::{Exit, RunDir, RunRecord};
 use crate::sys::{WindowSize, enlarge_pipe};
 
@@ -78,7 +78,9 @@ async fn stay(
     let place = run.place();
     let mut attached = engine.attach(run, &pipes)?;
     drop((out_end, err_end, input));
-    let outlets = [Outlet::open(out, &io::stdout())?, Outlet::open(err, &io::stderr())?];
+    // The supervisor has masked it.
+    let plain = || Masked::default().masker().stream();
+    let outlets = [Outlet::open(out, &io::stdout(), plain())?, Outlet::open(err, &io::stderr(), plain())?];
     shown.begin()?;
     if record.terminal
         && let Some(size) = own_size()

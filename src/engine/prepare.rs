@@ -19,7 +19,7 @@ use crate::spec::{
 };
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
-use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, TerminalWish, Volume};
+use crate::supervisor::protocol::{FeedStart, LeaseFiles, Masked, Request, TerminalWish, Volume};
 
 /// A run that was let in.
 pub(super) struct Admitted {
@@ -125,6 +125,7 @@ fn record(
         deps,
         caches,
         labels: request.labels.clone(),
+        group_add: request.options.security.group_add.clone(),
         tag: request.tag.as_ref().map(ToString::to_string),
         no_log: request.conduct.logging == Logging::Nothing,
         cgroup: Some(cgroup.record()),
@@ -210,6 +211,7 @@ fn fill(
     let plan = lease.as_ref().map(Lease::plan);
     etc::write(&etc, &built.hostname, &options, network_of.as_ref(), plan)?;
     write_spec(&dir.config(), &built)?;
+    write_secrets(&dir.secrets(), &request.conduct.secrets)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
         manifest: Some(image.image.manifest_digest.clone()),
@@ -254,6 +256,15 @@ fn fill(
     let of_network = plan.map(network::warnings).unwrap_or_default();
     let warnings = [brought.warnings, built.warnings, of_network].concat();
     Ok((supervised, lease, Words { warnings, notes: [brought.notes, built.notes].concat() }))
+}
+
+/// What `exec` must hide as well. The directory is root's alone, and the specification beside it has the same texts.
+fn write_secrets(path: &Path, secrets: &Masked) -> Result<(), EngineError> {
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    let json = serde_json::to_vec(secrets).unwrap_or_default();
+    fs::write(path, json).map_err(|source| EngineError::Write { path: path.to_owned(), source })
 }
 
 /// The host name when none is asked for: that of the run whose network is shared, else the run's own.

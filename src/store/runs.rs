@@ -5,6 +5,7 @@
 //!   run.json      the record: what was asked for, how it stands, how it ended (below)
 //!   log           what the container wrote, in the CRI format: time, stream, tag, text
 //!   config.json   the OCI runtime spec that libcontainer reads
+//!   secrets       what its output does not show, for `exec`; gone when it has ended, as config.json is
 //!   etc/          resolv.conf, hosts and hostname of the container
 //!   control       socket of the supervisor, for `stop` and `wait` of other processes
 //!   console       socket that the container's terminal comes through; gone when it has
@@ -191,6 +192,12 @@ impl RunDir {
         self.path.join("config.json")
     }
 
+    /// Texts that its output does not show, for others who show some; gone when the run has ended.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
     /// The process that has set the run up, if the run lives; as long as there is no supervisor it can be asked to stop.
     #[must_use]
     pub fn creator(&self) -> Option<i32> {
@@ -240,6 +247,7 @@ impl RunDir {
             "joined",
             "images",
             "config.json",
+            "secrets",
             "control",
             "console",
             "step",
@@ -262,6 +270,13 @@ impl RunDir {
         self.finish()
     }
 
+    /// The directory itself, to be found again whatever name the run is given.
+    #[must_use]
+    pub fn place(&self) -> RunPlace {
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(&self.path).ok();
+        RunPlace { file, path: self.path.clone() }
+    }
+
     /// Takes the mark of an unfinished run away: it has been cleaned up, and its record says how it ended.
     pub fn finish(&self) -> Result<(), StoreError> {
         remove_any(&active_path(&self.path))
@@ -270,25 +285,10 @@ impl RunDir {
     /// Whether there is no record at all, as opposed to one that cannot be read.
     #[must_use]
     pub fn lacks_record(&self) -> bool {
-    /// The directory itself, to be found again whatever name the run is given.
-    #[must_use]
-    pub fn place(&self) -> RunPlace {
-        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(&self.path).ok();
-        RunPlace { file, path: self.path.clone() }
-    }
-
         matches!(self.record(), Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
     }
 }
 
-/// A name with its directory and its lock, for a run that is being set up; dropping it gives all of them back.
-#[derive(Debug)]
-pub struct Reservation {
-    name: RunName,
-    dir: RunDir,
-    lock: Lock,
-    kept: bool,
-}
 /// The directory of a run that may get another name.
 #[derive(Debug)]
 pub struct RunPlace {
@@ -334,6 +334,14 @@ fn descriptor_path(file: &File) -> PathBuf {
     Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }
 
+/// A name with its directory and its lock, for a run that is being set up; dropping it gives all of them back.
+#[derive(Debug)]
+pub struct Reservation {
+    name: RunName,
+    dir: RunDir,
+    lock: Lock,
+    kept: bool,
+}
 
 impl Reservation {
     /// The name.

@@ -166,6 +166,12 @@ impl Masked {
         Self(texts.into_iter().filter(|text| !text.is_empty()).collect())
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The text without them.
     #[must_use]
     pub fn mask(&self, text: &str) -> String {
@@ -217,17 +223,17 @@ pub enum Event {
         /// Init on the host.
         pid: i32,
     },
+    /// The run has another name.
+    Renamed {
+        /// Its name from now on.
+        to: RunName,
+    },
     /// The command line that started the run may leave; see [`Order::Detach`].
     Detached,
     /// An artifact was saved.
     Saved {
         /// Files in all artifacts.
         files: u64,
-    /// The run has another name.
-    Renamed {
-        /// Its name from now on.
-        to: RunName,
-    },
         /// Bytes in them.
         bytes: u64,
     },
@@ -272,17 +278,17 @@ pub enum Order {
         /// Which, to what.
         change: LimitChange,
     },
+    /// Give the run another name.
+    Rename {
+        /// Which; free.
+        to: RunName,
+    },
     /// The terminal that the run is shown in has another size.
     Resize {
         /// Which.
         size: WindowSize,
     },
     /// Give me the output from now on. With it come two or three descriptors: pipes for output and errors, and one with input.
-    /// Give the run another name.
-    Rename {
-        /// Which; free.
-        to: RunName,
-    },
     Attach,
     /// From the command line that started the run: it leaves, and the run goes on.
     Detach,
