@@ -218,6 +218,7 @@ fn fill(
         layers: image.layers.clone(),
         mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
+        labels: image_labels(image).chain(record.labels).collect(),
         state: RunState::Creating,
         network: plan.map(network::recorded),
         ports: plan.map_or(record.ports, |plan| plan.ports.iter().map(ToString::to_string).collect()),
@@ -256,6 +257,11 @@ fn fill(
     let of_network = plan.map(network::warnings).unwrap_or_default();
     let warnings = [brought.warnings, built.warnings, of_network].concat();
     Ok((supervised, lease, Words { warnings, notes: [brought.notes, built.notes].concat() }))
+}
+
+/// The labels of the image, which the run's own come after and so win, as with docker.
+fn image_labels(image: &ReadyImage) -> impl Iterator<Item = (String, String)> + use<> {
+    image.image.config.labels.clone().into_iter()
 }
 
 /// What `exec` must hide as well. The directory is root's alone, and the specification beside it has the same texts.
@@ -367,6 +373,10 @@ fn step_mount(dir: &RunDir) -> Result<MountSetting, EngineError> {
     Ok(MountSetting::bind("step", &path, Path::new(STEP_FILE))?)
 }
 
+/// A runtime gives a container a network namespace, and nothing to reach through it.
+const EMPTY_NETWORK: &str = "`--network private`: a runtime that runs this gives it an empty network namespace, without bridge, \
+    ports and names\nhint: `--network host` has the machine's network; `dockless run` sets up a private one";
+
 /// The spec of a run that will not take place, for those who want to see it.
 pub(super) fn spec(
     store: &Store,
@@ -393,6 +403,9 @@ pub(super) fn spec(
     let mut built = build(store, image, &options, &paths, host)?;
     built.warnings.splice(0..0, brought.warnings);
     built.notes.splice(0..0, brought.notes);
+    if options.network == spec::Network::Private {
+        built.warnings.push(EMPTY_NETWORK.to_owned());
+    }
     Ok((built, brought.root))
 }
 

@@ -357,7 +357,7 @@ pub struct RunRecord {
     /// Keys of the caches it writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<String>,
-    /// What whoever started it noted with it.
+    /// The image's, and over them what whoever started it noted with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Groups that its user has beside his own: names or numbers.

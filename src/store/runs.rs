@@ -13,7 +13,8 @@
 //!   gpu/          what a container with GPUs sees of `/proc/driver/nvidia`
 //!   joined/       namespaces and shared memory of other runs, while the container is made
 //!   images/       mounted images, with what was written to them
-//!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace
+//!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace; or a copy of it, which stays
+//!                 where it is to be kept
 //!   upper/ work/  the writable layer; gone at the end unless it is kept
 //!   artifacts/    artifact directories until they are saved
 //! ```
@@ -192,6 +193,12 @@ impl RunDir {
         self.path.join("config.json")
     }
 
+    /// Where its root file system is, or was mounted; a copy that was kept is there still.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
     /// Texts that its output does not show, for others who show some; gone when the run has ended.
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
@@ -236,11 +243,10 @@ impl RunDir {
         self.artifacts().is_dir()
     }
 
-    /// Removes what an ended run needs no more; with `keep` the writable layer stays.
+    /// Removes what an ended run needs no more; with `keep` the writable layer stays, or the copy that took its place.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
         let mut names = vec![
             "work",
-            "rootfs",
             "volumes",
             "etc",
             "gpu",
@@ -252,6 +258,11 @@ impl RunDir {
             "console",
             "step",
         ];
+        // What an overlay was mounted on is empty.
+        let has_copy = keep && fs::read_dir(self.rootfs()).is_ok_and(|mut entries| entries.next().is_some());
+        if !has_copy {
+            names.push("rootfs");
+        }
         if !keep {
             names.push("upper");
         }

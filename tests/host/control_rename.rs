@@ -232,12 +232,20 @@ fn a_live_run_is_exported() {
 #[test]
 fn a_kept_run_is_exported() {
     let Some(env) = app() else { return };
-    let name = env.name();
-    env.run(["run", "--rootfs", "overlay", "--keep", "--name", &name, "app", "sh", "-c", MAKE]).code(0);
-    let archive = env.work().join("kept.tar");
-    let mut command = env.command(["export", &name]);
-    let status = command.stdout(fs::File::create(&archive).unwrap()).status().unwrap();
-    assert!(status.success());
-    check_unpacked(&env, archive.to_str().unwrap(), "kept");
+    for how in ["overlay", "copy"] {
+        let name = env.name();
+        env.run(["run", "--rootfs", how, "--keep", "--name", &name, "app", "sh", "-c", MAKE]).code(0);
+        let archive = env.work().join(format!("kept-{how}.tar"));
+        let mut command = env.command(["export", &name]);
+        let status = command.stdout(fs::File::create(&archive).unwrap()).status().unwrap();
+        assert!(status.success());
+        check_unpacked(&env, archive.to_str().unwrap(), &format!("kept-{how}"));
+        // What the image has is there as well.
+        env.run(["cp", &format!("{name}:/data/plain"), how]).code(0);
+        assert_eq!(fs::read_to_string(env.work().join(how)).unwrap(), "hello\n");
+        env.run(["cp", &format!("{name}:/etc/passwd"), &format!("passwd-{how}")]).code(0);
+        env.run(["rm", &name]).code(0);
+    }
+    assert!(entries(&env.root().join("runs")).is_empty());
     env.assert_clean();
 }

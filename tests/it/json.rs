@@ -71,6 +71,7 @@ fn full() -> RunRecord {
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
         labels: [("team".to_owned(), "a".to_owned())].into(),
+        group_add: vec!["video".to_owned()],
         caches: vec!["key".to_owned()],
         tag: text(),
         no_log: true,
