@@ -63,6 +63,12 @@ impl LiveRun<'_> {
         self.write()
     }
 
+    /// Nobody stays with it any more. A record that cannot be written now is written at the end.
+    pub(super) fn detach(&mut self) {
+        self.record.detached = true;
+        drop(self.write());
+    }
+
     /// Gives it another name. What goes wrong after the middle is told, and has the new name.
     pub(super) fn rename(&mut self, to: &RunName) -> Result<(), String> {
         let root = self.run.path().ancestors().nth(2).unwrap_or(self.run.path());

@@ -400,6 +400,7 @@ impl<'a> Relay<'a> {
     /// The command line leaves, and the run goes on without it.
     fn detach(&mut self) {
         self.watched.detached = true;
+        self.watched.live.detach();
         self.input.keep_open();
         self.flows.iter_mut().for_each(Flow::leave_sink);
         // Its terminal, which is ours as well.
