@@ -26,7 +26,7 @@ pub use device_filter::{DeviceFilterError, restrict_devices};
 pub use exec::{Reporter, StartFailure};
 pub use freezer::FreezeError;
 pub use host::{HostError, boot_id, bounding_capabilities, cpu_count, host_devices, host_facts};
-pub use live_root::{LiveInit, LiveRootError, live_root};
+pub use live_root::{LiveRootError, live_init, live_root};
 pub use member::Member;
 pub use process::{Ids, Process};
 pub use stats::Sample;

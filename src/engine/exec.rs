@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
 use super::{Engine, EngineError};
-use crate::container::{Member, StartFailure, Tenant, bounding_capabilities};
+use crate::container::{Member, StartFailure, Tenant, bounding_capabilities, live_init};
 use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
 use crate::store::{RunDir, RunState};
 use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
@@ -136,24 +136,17 @@ impl Exec {
     }
 }
 
-/// The first process of a run's container. The record tells its number; that it still is the one is told by its parent,
-/// which holds the run's lock.
+/// The first process of a run's container.
 fn first_process(run: &RunDir, name: &str) -> Result<Member, EngineError> {
-    let record = run.record()?;
-    let state = record.state;
+    let state = run.record()?.state;
     let paused = || EnterError::Paused { name: name.to_owned() };
     if run.is_live() && state == RunState::Paused {
         return Err(paused().into());
     }
-    let not_running = || {
+    let init = live_init(run).map_err(|_| {
         let state = if state == RunState::Running { "about to end".to_owned() } else { state.to_string() };
         EnterError::NotRunning { name: name.to_owned(), state }
-    };
-    let Some(pid) = record.pid.filter(|_| run.is_live() && state == RunState::Running) else {
-        return Err(not_running().into());
-    };
-    let supervisor = run.supervisor().ok_or_else(not_running)?;
-    let init = Member::child_of(pid, supervisor).map_err(|_| not_running())?;
+    })?;
     if init.is_frozen() {
         return Err(paused().into());
     }
