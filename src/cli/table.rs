@@ -32,7 +32,9 @@ pub(super) fn table_of(header: &[&str], rows: Vec<Vec<String>>, terminal_width: 
     if let Some(terminal) = terminal_width {
         let gaps = GAP.len() * header.len().saturating_sub(1);
         let widest = level(&widths, terminal.saturating_sub(gaps));
-        widths.iter_mut().for_each(|width| *width = (*width).min(widest));
+        for width in &mut widths {
+            *width = (*width).min(widest);
+        }
     }
     let mut text = String::new();
     for line in &lines {

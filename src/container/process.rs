@@ -152,16 +152,23 @@ impl ProcDir {
 
     /// The effective user, and the rest; `numbers` gives the real and the effective one of a line of `status`.
     fn ids(&self, numbers: impl Fn(&str) -> Option<Vec<u32>>) -> Option<(u32, Ids)> {
-        let (users, groups) = (numbers("Uid")?, numbers("Gid")?);
-        let (&[real_uid, uid], &[real_gid, gid]) = (users.as_slice(), groups.as_slice()) else { return None };
-        let inner = |name: &str| {
-            let map = self.text(name).unwrap_or_default();
-            move |outer: u32| inner_id(&map, outer)
+        let both = |line: &str| match numbers(line)?.as_slice() {
+            &[real, effective] => Some((real, effective)),
+            _ => None,
         };
-        let (user, group) = (inner("uid_map"), inner("gid_map"));
-        let (inner_uid, inner_real_uid) = (user(uid), user(real_uid));
-        let (inner_gid, inner_real_gid) = (group(gid), group(real_gid));
-        Some((uid, Ids { real_uid, gid, real_gid, inner_uid, inner_real_uid, inner_gid, inner_real_gid }))
+        let map = |name: &str| self.text(name).unwrap_or_default();
+        let ((real_user, user), (real_group, group)) = (both("Uid")?, both("Gid")?);
+        let (users, groups) = (map("uid_map"), map("gid_map"));
+        let ids = Ids {
+            real_uid: real_user,
+            gid: group,
+            real_gid: real_group,
+            inner_uid: inner_id(&users, user),
+            inner_real_uid: inner_id(&users, real_user),
+            inner_gid: inner_id(&groups, group),
+            inner_real_gid: inner_id(&groups, real_group),
+        };
+        Some((user, ids))
     }
 
     /// Bytes received and sent by all devices but the loopback, if the process has a network of its own.
@@ -317,7 +324,7 @@ mod tests {
 
     #[test]
     fn numbers_become_names_and_others() {
-        let named = [0, 136 << 8 | 7, 137 << 8 | 1, 4 << 8 | 1, 4 << 8 | 65].map(terminal);
+        let named = [0, 136 << 8 | 7, 137 << 8 | 1, 4 << 8 | 1, 0x441].map(terminal);
         let named = named.each_ref().map(|name| name.as_deref().unwrap_or("?"));
         assert_eq!(named, ["?", "pts/7", "pts/257", "tty1", "ttyS1"]);
         let map = "0 1000 1\n1 100000 65536\nx\n";
