@@ -77,7 +77,7 @@ fn secrets_of_the_run_are_masked() {
     finish_with(&mut env.command(["secrets", "add", "KEY"]), secret.as_bytes()).code(0);
     let commands = "echo ready; while :; do usleep 20000; done";
     let head = "workflows:\n  - name: hold\n    image: app\n    env: ['KEY=${{ secrets.KEY }}']\n    commands:\n";
-    env.write(".dstack/workflows.yaml", format!("{head}      - '{commands}'\n")));
+    env.write(".dstack/workflows.yaml", format!("{head}      - '{commands}'\n"));
     let name = env.name();
     let run = env.spawn(["workflow", "run", "hold", "--name", &name]);
     run.wait_for("ready");
