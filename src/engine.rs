@@ -45,6 +45,7 @@ pub mod removal;
 pub mod resources;
 mod share;
 mod shelves;
+mod top;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -78,6 +79,7 @@ use self::ports::Port;
 use self::prepare::Admitted;
 pub use self::share::ShareError;
 pub use self::shelves::BucketVariables;
+pub use self::top::Names;
 use crate::artifact::{ArtifactStoreUrl, Declared, UploadRequest};
 pub use crate::container::{CgroupError, CgroupParent, CgroupWish, LimitChange};
 use crate::gpu::lease::{Leases, Wait};
@@ -89,7 +91,6 @@ use crate::spec::{self, Dialect};
 use crate::store::{Exit, Feed, Reservation, RunName, RunRecord, RunState, Store, StoreError, TagName};
 use crate::supervisor::protocol::FeedStart;
 pub use crate::supervisor::protocol::{Conduct, Event, Masked, Order, StopReason};
-pub use crate::supervisor::rename_run;
 use crate::supervisor::{LaunchError, Supervisor, sweep};
 pub use crate::supervisor::{LogEntry, LogReader, Logging, Stream};
 use crate::sys;
@@ -551,6 +552,9 @@ impl Run {
             if let Ok(event) = serde_json::from_str(&line) {
                 if let Event::Exited { exit } = &event {
                     self.exit = Some(Exit::clone(exit));
+                }
+                if let Event::Renamed { to } = &event {
+                    self.name = to.clone();
                 }
                 return Some(event);
             }

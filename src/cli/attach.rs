@@ -11,7 +11,7 @@ use super::context::{Context, block_on};
 use super::exit::CliError;
 use super::printer::Printer;
 use super::terminal::{DetachKeys, Heard, Outlet, Shown, check_input, own_size, relay_stdin};
-use crate::engine::{Attached, Engine, Event, Order};
+use crate::engine::{Attached, Engine, Event, Masked, Order};
 use crate::store::{Exit, RunDir, RunRecord};
 use crate::sys::{WindowSize, enlarge_pipe};
 
@@ -75,9 +75,12 @@ async fn stay(
     let (err, err_end) = pipe()?;
     let mut pipes = vec![out_end.as_fd(), err_end.as_fd()];
     pipes.extend(input.as_ref().map(AsFd::as_fd));
+    let place = run.place();
     let mut attached = engine.attach(run, &pipes)?;
     drop((out_end, err_end, input));
-    let outlets = [Outlet::open(out, &io::stdout())?, Outlet::open(err, &io::stderr())?];
+    // The supervisor has masked it.
+    let plain = || Masked::default().masker().stream();
+    let outlets = [Outlet::open(out, &io::stdout(), plain())?, Outlet::open(err, &io::stderr(), plain())?];
     shown.begin()?;
     if record.terminal
         && let Some(size) = own_size()
@@ -109,7 +112,7 @@ async fn stay(
         }
     }
     drop(shown);
-    end(engine, run, record, way, printer)
+    end(engine, &place.now(), record, way, printer)
 }
 
 fn end(engine: &Engine, run: &RunDir, record: &RunRecord, way: Way, printer: Printer) -> Result<u8, CliError> {

@@ -149,6 +149,7 @@ pub(super) fn tell(event: &Event, printer: Printer) {
             let count = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
             printer.say(&format!("saved artifacts: {count}, {}", ByteSize(*bytes)));
         }
+        Event::Renamed { to } => printer.detail(&format!("the run's name is `{to}` now")),
         // Taken by the caller; told to others.
         Event::Exited { .. } | Event::Detached | Event::Answer { .. } => {}
     }

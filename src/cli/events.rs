@@ -101,6 +101,7 @@ fn details(happening: &Happening) -> String {
             format!("{oom_kills} killed in all{}", victim.unwrap_or_default())
         }
         Happening::Health { status } => status.clone(),
+        Happening::Renamed { from } => format!("before: {from}"),
         Happening::Signal { signal } => format!("signal {signal}"),
         Happening::Restarting { restarts, delay_ms, exit } => {
             format!("for the {restarts}. time in {delay_ms} ms, after exit code {}", exit.code)

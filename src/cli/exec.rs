@@ -44,6 +44,7 @@ pub(super) fn exec(context: &Context, args: ExecArgs) -> Result<u8, CliError> {
     let options = ExecOptions {
         command,
         user: args.user,
+        group_add: Vec::new(),
         working_dir: args.workdir,
         env: env(&args.env_file, &args.env)?,
         terminal: args.tty,
@@ -133,13 +134,16 @@ fn streams(gives_input: bool) -> Result<(Option<[OwnedFd; 3]>, Vec<File>), CliEr
 
 /// Lets the output come, and the input go.
 fn stage(exec: &mut Exec, sources: Vec<File>, keys: Option<DetachKeys>) -> Result<Staging, CliError> {
-    let Some(terminal) = exec.take_terminal() else {
+    let terminal = exec.take_terminal();
+    // Each stream by itself, as the run's own.
+    let masked = || exec.secrets().masker().stream();
+    let Some(terminal) = terminal else {
         let mut outlets = Vec::new();
         for (source, place) in sources.into_iter().zip(0..) {
             outlets.push(if place == 0 {
-                Outlet::open(source, &io::stdout())?
+                Outlet::open(source, &io::stdout(), masked())?
             } else {
-                Outlet::open(source, &io::stderr())?
+                Outlet::open(source, &io::stderr(), masked())?
             });
         }
         return Ok(Staging { outlets, terminal: None, shown: Shown::default() });
@@ -148,5 +152,5 @@ fn stage(exec: &mut Exec, sources: Vec<File>, keys: Option<DetachKeys>) -> Resul
     let left = keys.map(|keys| pump_stdin(copy()?, Some(keys))).transpose()?;
     let mut shown = Shown::terminal(left)?;
     shown.begin()?;
-    Ok(Staging { outlets: vec![Outlet::open(copy()?, &io::stdout())?], terminal: Some(terminal), shown })
+    Ok(Staging { outlets: vec![Outlet::open(copy()?, &io::stdout(), masked())?], terminal: Some(terminal), shown })
 }

@@ -10,7 +10,7 @@ use super::args::LogsArgs;
 use super::context::Context;
 use super::exit::CliError;
 use super::time::moment;
-use crate::store::RunDir;
+use crate::store::RunPlace;
 use crate::supervisor::{LogEntry, LogReader, Stream};
 
 /// How long after it was written a line is seen with `-f`, at most.
@@ -27,12 +27,14 @@ pub(super) fn show(context: &Context, args: &LogsArgs) -> Result<u8, CliError> {
             args.run
         )));
     }
-    let Some(mut reader) = open(&run, &wanted)? else { return Ok(0) };
+    // It may get another name while it is followed.
+    let place = run.place();
+    let Some(mut reader) = open(&place, &wanted)? else { return Ok(0) };
     let read = |source| CliError::Read { path: run.log(), source };
     let mut shown = Shown::new(args.timestamps);
     loop {
         // Asked before reading: what is written by the time the run has ended is read in this round.
-        let goes_on = wanted.follow && run.is_live() && wanted.until.is_none_or(|until| Timestamp::now() <= until);
+        let goes_on = wanted.follow && place.is_live() && wanted.until.is_none_or(|until| Timestamp::now() <= until);
         while let Some(entry) = reader.next_entry().map_err(read)? {
             if wanted.has(&entry) && shown.entry(&entry).is_err() {
                 // Whoever read it has seen enough.
@@ -84,7 +86,7 @@ impl Wanted {
 }
 
 /// The log; `None` for a run that ended before it wrote one.
-fn open(run: &RunDir, wanted: &Wanted) -> Result<Option<LogReader>, CliError> {
+fn open(run: &RunPlace, wanted: &Wanted) -> Result<Option<LogReader>, CliError> {
     loop {
         let live = run.is_live();
         let opened = match wanted.lines {
@@ -94,7 +96,7 @@ fn open(run: &RunDir, wanted: &Wanted) -> Result<Option<LogReader>, CliError> {
         match opened {
             Ok(reader) => return Ok(Some(reader)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(CliError::Read { path: run.log(), source }),
+            Err(source) => return Err(CliError::Read { path: run.now().log(), source }),
         }
         if !(wanted.follow && live) {
             return Ok(None);

@@ -14,7 +14,7 @@ use super::prune::dispose_of_trash;
 use super::table::table;
 use super::time::ago;
 use crate::engine::removal::remove_run;
-use crate::engine::{ControlError, EngineError, Order, StopReason, rename_run};
+use crate::engine::{Order, StopReason};
 use crate::store::{HealthStatus, RunRecord, StoreError};
 use crate::words::describe;
 
@@ -46,7 +46,7 @@ pub(super) fn list(context: &Context, args: &PsArgs) -> Result<u8, CliError> {
         record.spec = None;
     }
     let now = Timestamp::now();
-    let header = ["RUN", "WORKFLOW", "IMAGE", "COMMAND", "SUBMITTED", "STATUS", "GPU", "EXIT"];
+    let header = ["RUN", "WORKFLOW", "IMAGE", "COMMAND", "SUBMITTED", "STATUS", "PORTS", "GPU", "EXIT"];
     let row = |record: &RunRecord| row(record, args.no_trunc, now);
     if args.no_trunc && args.list.format == Format::Table {
         print_data(&table(header, records.iter().map(row).collect(), None));
@@ -67,7 +67,7 @@ fn command(record: &RunRecord, whole: bool) -> String {
     text.chars().take(COMMAND_CHARACTERS - 1).chain(['…']).collect()
 }
 
-fn row(record: &RunRecord, whole: bool, now: Timestamp) -> [String; 8] {
+fn row(record: &RunRecord, whole: bool, now: Timestamp) -> [String; 9] {
     let none = || "-".to_owned();
     [
         record.name.to_string(),
@@ -76,6 +76,7 @@ fn row(record: &RunRecord, whole: bool, now: Timestamp) -> [String; 8] {
         command(record, whole),
         record.created.parse().map_or_else(|_| none(), |time| ago(time, now)),
         status(record),
+        ports(record).unwrap_or_else(none),
         gpus(record).unwrap_or_else(none),
         record.exit.as_ref().map_or_else(none, |exit| exit.code.to_string()),
     ]
@@ -91,6 +92,11 @@ fn status(record: &RunRecord) -> String {
         },
         _ => state.to_string(),
     }
+}
+
+/// As with docker, of runs that go on: `0.0.0.0:8080->80/tcp, 8081`.
+fn ports(record: &RunRecord) -> Option<String> {
+    (!record.state.is_final() && !record.ports.is_empty()).then(|| record.ports.join(", "))
 }
 
 /// `NVIDIA H200`, `2 x Tesla K80`, `NVIDIA A100-SXM4-40GB, Tesla T4`.
@@ -114,8 +120,7 @@ pub(super) fn rename(context: &Context, args: &RenameArgs) -> Result<u8, CliErro
     let printer = context.printer(TalkArgs::default());
     let engine = context.engine(None, printer)?;
     let run = engine.store().find_run(&args.run)?;
-    let renamed = rename_run(engine.store(), &run, &to, |holder| printer.say(&waiting(holder)));
-    renamed.map_err(|error| EngineError::from(ControlError::from(error)))?;
+    block_on(async { Ok(engine.rename(&run, &to, |holder| printer.say(&waiting(holder))).await?) })?;
     Ok(0)
 }
 

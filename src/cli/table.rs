@@ -16,22 +16,29 @@ pub(super) fn table<const N: usize>(
     rows: Vec<[String; N]>,
     terminal_width: Option<usize>,
 ) -> String {
-    let mut lines = vec![header.map(str::to_owned)];
-    lines.extend(rows.into_iter().map(|row| row.map(|value| printable(&value))));
-    let mut widths = [0; N];
+    table_of(&header, rows.into_iter().map(Vec::from).collect(), terminal_width)
+}
+
+/// The same with as many columns as the header has.
+pub(super) fn table_of(header: &[&str], rows: Vec<Vec<String>>, terminal_width: Option<usize>) -> String {
+    let mut lines: Vec<Vec<String>> = vec![header.iter().map(|name| printable(name)).collect()];
+    lines.extend(rows.into_iter().map(|row| row.iter().map(|value| printable(value)).collect()));
+    let mut widths = vec![0; header.len()];
     for line in &lines {
         for (width, value) in widths.iter_mut().zip(line) {
             *width = (*width).max(value.width());
         }
     }
     if let Some(terminal) = terminal_width {
-        let gaps = GAP.len() * N.saturating_sub(1);
+        let gaps = GAP.len() * header.len().saturating_sub(1);
         let widest = level(&widths, terminal.saturating_sub(gaps));
-        widths = widths.map(|width| width.min(widest));
+        for width in &mut widths {
+            *width = (*width).min(widest);
+        }
     }
     let mut text = String::new();
     for line in &lines {
-        let cells: Vec<String> = line.iter().zip(widths).map(|(value, width)| cell(value, width)).collect();
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(value, width)| cell(value, *width)).collect();
         let whole = cells.join(GAP);
         text.push_str(cut(whole.trim_end(), terminal_width.unwrap_or(usize::MAX)).trim_end());
         text.push('\n');

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::exit::CliError;
+use crate::supervisor::MaskedStream;
 use crate::sys::{RawTerminal, WindowSize, is_terminal, window_size};
 
 /// How much is passed on at once.
@@ -219,19 +220,23 @@ pub(super) fn pump_stdin(mut target: File, keys: Option<DetachKeys>) -> Result<m
 pub(super) struct Outlet(std::thread::JoinHandle<()>);
 
 impl Outlet {
-    /// Passes on what comes out of `source`, in a thread of its own.
-    pub(super) fn open(mut source: File, target: &impl AsFd) -> Result<Self, CliError> {
+    /// Passes on what comes out of `source` through `masked`, in a thread of its own.
+    pub(super) fn open(mut source: File, target: &impl AsFd, mut masked: MaskedStream) -> Result<Self, CliError> {
         let failed = |source| CliError::Process("show the container's output", source);
         // Not the buffered streams of the library, which would wait for the end of a line.
         let mut target = File::from(target.as_fd().try_clone_to_owned().map_err(failed)?);
         let pump = move || {
-            let mut buffer = vec![0; BUFFER_BYTES];
+            let (mut buffer, mut shown) = (vec![0; BUFFER_BYTES], Vec::new());
             // The master of a terminal ends with an error.
             while let Ok(read @ 1..) = source.read(&mut buffer) {
-                if target.write_all(&buffer[..read]).is_err() {
-                    break;
+                masked.push(&buffer[..read], &mut shown);
+                if target.write_all(&shown).is_err() {
+                    return;
                 }
+                shown.clear();
             }
+            masked.finish(&mut shown);
+            let _ = target.write_all(&shown);
         };
         let thread = std::thread::Builder::new().name("output".to_owned()).spawn(pump).map_err(failed)?;
         Ok(Self(thread))

@@ -19,6 +19,8 @@ use crate::sys;
 pub(super) fn stay_as_init() -> std::io::Result<()> {
     // Before there is a child, so that none of its signals is lost.
     SigSet::all().thread_block()?;
+    // In another one's pid namespace, or the machine's, orphans would go to the first process there.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     if let Some(child) = sys::fork()? {
         watch_over(child);
     }

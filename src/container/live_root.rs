@@ -6,18 +6,11 @@
 //! ours nor the supervisor's; and it still lives when its root has been opened. The kernel gives no pid anew that a pidfd
 //! has seen alive all the time.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Pid;
-
+use super::member::Member;
 use crate::store::{RunDir, RunState, StoreError};
 use crate::sys::beneath::Dir;
-use crate::sys::pidfd;
 
 /// Why the root of a run cannot be entered.
 #[derive(Debug, thiserror::Error)]
@@ -55,72 +48,32 @@ pub enum LiveRootError {
 }
 
 /// The init of a run that runs, held so that its number cannot come to mean somebody else unnoticed.
-#[derive(Debug)]
-pub struct LiveInit {
-    run: String,
-    pid: i32,
-    handle: OwnedFd,
-}
-
-impl LiveInit {
-    /// Finds and verifies it.
-    pub fn of(run: &RunDir) -> Result<Self, LiveRootError> {
-        let record = run.record()?;
-        let name = record.name.to_string();
-        let not_running = |state| LiveRootError::NotRunning { run: name.clone(), state };
-        let Some(pid) = record.pid.filter(|_| record.state == RunState::Running) else {
-            return Err(not_running(record.state));
-        };
-        let not_init = || LiveRootError::NotInit { run: name.clone(), pid };
-        let handle = pidfd(Pid::from_raw(pid)).map_err(|_| not_init())?;
-        let again = run.record()?;
-        if again.state != RunState::Running || again.pid != Some(pid) {
-            return Err(not_running(again.state));
-        }
-        let supervisor = run.supervisor().ok_or_else(not_init)?;
-        let init = Self { run: name.clone(), pid, handle };
-        let is_init = init.parent() == Some(supervisor) && init.has_own_mounts(supervisor);
-        if is_init && init.is_alive() { Ok(init) } else { Err(not_init()) }
+///
+/// # Errors
+/// When it does not run, or the process that its record names is not its init.
+pub fn live_init(run: &RunDir) -> Result<Member, LiveRootError> {
+    let record = run.record()?;
+    let name = record.name.to_string();
+    let not_running = |state| LiveRootError::NotRunning { run: name.clone(), state };
+    let Some(pid) = record.pid.filter(|_| record.state == RunState::Running) else {
+        return Err(not_running(record.state));
+    };
+    let not_init = || LiveRootError::NotInit { run: name.clone(), pid };
+    let supervisor = run.supervisor().ok_or_else(not_init)?;
+    let init = Member::child_of(pid, supervisor).map_err(|_| not_init())?;
+    let again = run.record()?;
+    if again.state != RunState::Running || again.pid != Some(pid) {
+        return Err(not_running(again.state));
     }
-
-    /// Its number.
-    #[must_use]
-    pub const fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Whether it has not ended.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        let mut fds = [PollFd::new(self.handle.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
-    }
-
-    fn proc_path(&self, rest: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{rest}", self.pid))
-    }
-
-    fn parent(&self) -> Option<i32> {
-        let status = fs::read_to_string(self.proc_path("status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
-    }
-
-    fn has_own_mounts(&self, supervisor: i32) -> bool {
-        let namespace = |path: PathBuf| fs::metadata(path).ok().map(|namespace| (namespace.dev(), namespace.ino()));
-        let its = namespace(self.proc_path("ns/mnt"));
-        let others = [format!("/proc/{supervisor}/ns/mnt"), "/proc/self/ns/mnt".to_owned()];
-        its.is_some() && others.into_iter().all(|other| namespace(other.into()).is_some_and(|other| Some(other) != its))
-    }
+    if init.has_own_mounts(supervisor) && init.check_alive().is_ok() { Ok(init) } else { Err(not_init()) }
 }
 
 /// Opens the root of a run that runs. What is mounted below is entered; see [`Dir::open_in_root`] for ways through it.
 pub fn live_root(run: &RunDir) -> Result<Dir, LiveRootError> {
-    let init = LiveInit::of(run)?;
-    let failed = |source| LiveRootError::System { run: init.run.clone(), source };
-    let root = Dir::open(&init.proc_path("root")).map_err(failed)?;
-    if init.is_alive() {
-        Ok(root.across_mounts())
-    } else {
-        Err(LiveRootError::NotInit { run: init.run.clone(), pid: init.pid })
-    }
+    let init = live_init(run)?;
+    let name = run.name().map(|name| name.to_string()).unwrap_or_default();
+    init.root().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => LiveRootError::NotInit { run: name, pid: init.pid().as_raw() },
+        _ => LiveRootError::System { run: name, source },
+    })
 }

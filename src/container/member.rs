@@ -43,7 +43,7 @@ pub(super) struct Namespace {
 
 impl Member {
     /// The process `pid` if it is a child of `parent`, who must know it by that number still.
-    pub fn child_of(pid: i32, parent: i32) -> io::Result<Self> {
+    pub(super) fn child_of(pid: i32, parent: i32) -> io::Result<Self> {
         let pid = Pid::from_raw(pid);
         let this = Self { pid, pidfd: sys::pidfd(pid)? };
         let status = fs::read_to_string(this.proc("status"))?;
@@ -128,7 +128,16 @@ impl Member {
         Path::new("/proc").join(self.pid.to_string()).join(name.as_ref())
     }
 
-    fn check_alive(&self) -> io::Result<()> {
+    /// Whether its mounts are neither those of process `other` nor ours.
+    pub(super) fn has_own_mounts(&self, other: i32) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let namespace = |path: PathBuf| fs::metadata(path).ok().map(|namespace| (namespace.dev(), namespace.ino()));
+        let its = namespace(self.proc("ns/mnt"));
+        let others = [format!("/proc/{other}/ns/mnt"), "/proc/self/ns/mnt".to_owned()];
+        its.is_some() && others.into_iter().all(|other| namespace(other.into()).is_some_and(|other| Some(other) != its))
+    }
+
+    pub(super) fn check_alive(&self) -> io::Result<()> {
         if sys::has_ended(self.pidfd.as_fd()) { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 }

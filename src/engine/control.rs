@@ -3,6 +3,7 @@
 mod error;
 mod export;
 mod order;
+mod rename;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -30,7 +31,9 @@ impl Engine {
     pub async fn wait(&self, run: &RunDir, order: Option<&Order>) -> Result<Option<Exit>, EngineError> {
         let mut heard = None;
         let mut order = order.cloned();
-        while run.is_live() {
+        let place = run.place();
+        while place.is_live() {
+            let run = &place.now();
             match connect(run) {
                 Ok(stream) => heard = listen(stream, order.take()).await.or(heard),
                 // Nobody there yet: whoever sets the run up gives it up when asked to.
@@ -42,7 +45,7 @@ impl Engine {
             }
             sleep(LOOK_AGAIN).await;
         }
-        self.end_of(run).map(|recorded| recorded.or(heard))
+        self.end_of(&place.now()).map(|recorded| recorded.or(heard))
     }
 
     /// Has what a run writes from now on come out of `pipes` (output, errors) and, with a third one, gives it input. What a

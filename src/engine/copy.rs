@@ -250,7 +250,12 @@ impl Engine {
         if !record.state.is_final() && record.state != RunState::Saving {
             return source_at(&run_place(run, path)?, how);
         }
-        let upper = run.path().join("upper");
+        let (upper, copy) = (run.path().join("upper"), run.rootfs());
+        if record.keep && record.rootfs == "copy" && copy.is_dir() {
+            let name = format!("{}:{}", record.name, String::from_utf8_lossy(path));
+            let root = Dir::open(&copy).map_err(look(&name))?;
+            return source_at(&Place { root, path, name }, how);
+        }
         if !record.keep || !upper.is_dir() {
             return Err(CopyError::NotKept { run: record.name.to_string() });
         }

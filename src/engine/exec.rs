@@ -10,13 +10,16 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
 use super::{Engine, EngineError};
-use crate::container::{Member, StartFailure, Tenant, bounding_capabilities};
+use crate::container::{Member, StartFailure, Tenant, bounding_capabilities, live_init};
 use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
 use crate::store::{RunDir, RunState};
 use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
+use crate::supervisor::protocol::Masked;
 use crate::supervisor::{Entered, LaunchError};
-use crate::sys::WindowSize;
+use crate::sys::{WindowSize, read_bounded};
 
+/// As large as a request to a supervisor may be, which has them in it.
+const MAX_SECRETS_BYTES: u64 = 16 << 20;
 /// `CAP_MKNOD` (capability.h).
 const MKNOD: u64 = 1 << 27;
 
@@ -70,6 +73,7 @@ pub struct ExecWish {
 #[derive(Debug)]
 pub struct Exec {
     entered: Entered,
+    secrets: Masked,
     events: Lines<BufReader<Chain<Cursor<Vec<u8>>, UnixStream>>>,
 }
 
@@ -82,21 +86,28 @@ impl Engine {
         let name = run.name().map(|name| name.to_string()).unwrap_or_default();
         let init = first_process(run, &name)?;
         let request = request(run, &name, &init, &wish)?;
+        let secrets = secrets(run).map_err(|source| EnterError::Look { name, source })?;
         let start = move || {
             let pipes: Vec<BorrowedFd<'_>> = wish.pipes.iter().flatten().map(AsFd::as_fd).collect();
             Entered::start(&request, &init, &pipes)
         };
         let entered = spawn_blocking(start).await.map_err(|_| EngineError::Task("starting a command"))??;
-        Ok(Exec::new(entered.map_err(EnterError::Start)?)?)
+        Ok(Exec::new(entered.map_err(EnterError::Start)?, secrets)?)
     }
 }
 
 impl Exec {
-    fn new(mut entered: Entered) -> Result<Self, LaunchError> {
+    fn new(mut entered: Entered, secrets: Masked) -> Result<Self, LaunchError> {
         let (stream, begun) = entered.events().map_err(LaunchError::Talk)?;
         stream.set_nonblocking(true).map_err(LaunchError::Talk)?;
         let stream = UnixStream::from_std(stream).map_err(LaunchError::Talk)?;
-        Ok(Self { entered, events: BufReader::new(AsyncReadExt::chain(Cursor::new(begun), stream)).lines() })
+        Ok(Self { entered, secrets, events: BufReader::new(AsyncReadExt::chain(Cursor::new(begun), stream)).lines() })
+    }
+
+    /// What its output must not show: it comes as the command has written it, and whoever passes it on hides the run's secrets.
+    #[must_use]
+    pub const fn secrets(&self) -> &Masked {
+        &self.secrets
     }
 
     /// The master of its terminal, for whoever shows it.
@@ -125,24 +136,17 @@ impl Exec {
     }
 }
 
-/// The first process of a run's container. The record tells its number; that it still is the one is told by its parent,
-/// which holds the run's lock.
+/// The first process of a run's container.
 fn first_process(run: &RunDir, name: &str) -> Result<Member, EngineError> {
-    let record = run.record()?;
-    let state = record.state;
+    let state = run.record()?.state;
     let paused = || EnterError::Paused { name: name.to_owned() };
     if run.is_live() && state == RunState::Paused {
         return Err(paused().into());
     }
-    let not_running = || {
+    let init = live_init(run).map_err(|_| {
         let state = if state == RunState::Running { "about to end".to_owned() } else { state.to_string() };
         EnterError::NotRunning { name: name.to_owned(), state }
-    };
-    let Some(pid) = record.pid.filter(|_| run.is_live() && state == RunState::Running) else {
-        return Err(not_running().into());
-    };
-    let supervisor = run.supervisor().ok_or_else(not_running)?;
-    let init = Member::child_of(pid, supervisor).map_err(|_| not_running())?;
+    })?;
     if init.is_frozen() {
         return Err(paused().into());
     }
@@ -167,10 +171,19 @@ fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<E
     };
     let (passwd, group) = (passwd.map_err(enter)?, group.map_err(enter)?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let process = exec_process(container, &wish.options, &files, bounding(run)?)?;
+    let options = ExecOptions { group_add: run.record()?.group_add, ..wish.options.clone() };
+    let process = exec_process(container, &options, &files, bounding(run)?)?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let tenant = Tenant { process, seccomp, size: wish.size };
     Ok(ExecRequest { init: init.pid().as_raw(), tenant, detached: wish.detached })
+}
+
+/// The run's secrets; most have none.
+fn secrets(run: &RunDir) -> io::Result<Masked> {
+    match read_bounded(&run.secrets(), MAX_SECRETS_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Masked::default()),
+        bytes => Ok(serde_json::from_slice(&bytes?)?),
+    }
 }
 
 /// A file of the container as it is now. What is too large, or no file, is as the container has made it: hostile.

@@ -19,7 +19,7 @@ use crate::spec::{
 };
 use crate::store::{Limits, Reservation, RunDir, RunGpu, RunName, RunRecord, RunState, Store};
 use crate::supervisor::Logging;
-use crate::supervisor::protocol::{FeedStart, LeaseFiles, Request, TerminalWish, Volume};
+use crate::supervisor::protocol::{FeedStart, LeaseFiles, Masked, Request, TerminalWish, Volume};
 
 /// A run that was let in.
 pub(super) struct Admitted {
@@ -125,6 +125,7 @@ fn record(
         deps,
         caches,
         labels: request.labels.clone(),
+        group_add: request.options.security.group_add.clone(),
         tag: request.tag.as_ref().map(ToString::to_string),
         no_log: request.conduct.logging == Logging::Nothing,
         restart: request.conduct.restart,
@@ -214,12 +215,14 @@ fn fill(
     let plan = lease.as_ref().map(Lease::plan);
     etc::write(&etc, &built.hostname, &options, network_of.as_ref(), plan)?;
     write_spec(&dir.config(), &built)?;
+    write_secrets(&dir.secrets(), &request.conduct.secrets)?;
     let command = built.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
     let record = RunRecord {
         manifest: Some(image.image.manifest_digest.clone()),
         layers: image.layers.clone(),
         mounted: share::recorded(&admitted.mounted),
         command: command.iter().map(|word| request.conduct.secrets.mask(word)).collect(),
+        labels: image_labels(image).chain(record.labels).collect(),
         state: RunState::Creating,
         health: health.health,
         network: plan.map(network::recorded),
@@ -260,6 +263,20 @@ fn fill(
     let of_network = plan.map(network::warnings).unwrap_or_default();
     let warnings = [brought.warnings, built.warnings, of_network, Vec::from_iter(health.warning)].concat();
     Ok((supervised, lease, Words { warnings, notes: [brought.notes, built.notes].concat() }))
+}
+
+/// The labels of the image, which the run's own come after and so win, as with docker.
+fn image_labels(image: &ReadyImage) -> impl Iterator<Item = (String, String)> + use<> {
+    image.image.config.labels.clone().into_iter()
+}
+
+/// What `exec` must hide as well. The directory is root's alone, and the specification beside it has the same texts.
+fn write_secrets(path: &Path, secrets: &Masked) -> Result<(), EngineError> {
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    let json = serde_json::to_vec(secrets).unwrap_or_default();
+    fs::write(path, json).map_err(|source| EngineError::Write { path: path.to_owned(), source })
 }
 
 /// The host name when none is asked for: that of the run whose network is shared, else the run's own.
@@ -362,6 +379,10 @@ fn step_mount(dir: &RunDir) -> Result<MountSetting, EngineError> {
     Ok(MountSetting::bind("step", &path, Path::new(STEP_FILE))?)
 }
 
+/// A runtime gives a container a network namespace, and nothing to reach through it.
+const EMPTY_NETWORK: &str = "`--network private`: a runtime that runs this gives it an empty network namespace, without bridge, \
+    ports and names\nhint: `--network host` has the machine's network; `dockless run` sets up a private one";
+
 /// The spec of a run that will not take place, for those who want to see it.
 pub(super) fn spec(
     store: &Store,
@@ -388,6 +409,9 @@ pub(super) fn spec(
     let mut built = build(store, image, &options, &paths, host)?;
     built.warnings.splice(0..0, brought.warnings);
     built.notes.splice(0..0, brought.notes);
+    if options.network == spec::Network::Private {
+        built.warnings.push(EMPTY_NETWORK.to_owned());
+    }
     Ok((built, brought.root))
 }
 

@@ -19,6 +19,8 @@ pub struct ExecOptions {
     pub command: Vec<String>,
     /// `--user`, looked up in the container's files as they are now; else the container's own user.
     pub user: Option<String>,
+    /// The run's own `--group-add`, which another user gets as well, as with docker.
+    pub group_add: Vec<String>,
     /// `--workdir`, else the container's own.
     pub working_dir: Option<String>,
     /// Variables over the container's, in order.
@@ -50,7 +52,10 @@ pub fn exec_process(
         process.set_cwd(dir);
     }
     let identity = match &options.user {
-        Some(user) => Some(Identity::resolve(user, Origin::Flag("--user"), files)?),
+        Some(user) => {
+            let identity = Identity::resolve(user, Origin::Flag("--user"), files)?;
+            Some(identity.with_groups(&options.group_add, files)?)
+        }
         None => None,
     };
     if let Some(identity) = &identity {
@@ -129,6 +134,9 @@ mod tests {
         assert!(sets.effective().as_ref().unwrap().is_empty());
         assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
 
+        let user = Some("app".to_owned());
+        let more = ExecOptions { user, group_add: vec!["9".to_owned(), "more".to_owned()], ..ExecOptions::default() };
+        assert_eq!(made(more).unwrap().user().additional_gids().as_deref(), Some(&[1001, 7, 9][..]));
         let home = made(ExecOptions { user: Some("app".to_owned()), ..ExecOptions::default() }).unwrap();
         assert!(home.env().as_ref().unwrap().contains(&"HOME=/home/app".to_owned()));
         let privileged = made(ExecOptions { privileged: true, ..ExecOptions::default() }).unwrap();

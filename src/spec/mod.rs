@@ -327,7 +327,11 @@ pub fn build(
 
     let notes = process::notes(options, host, &granted.missing);
     let limits = options.resources.warnings(host);
-    let warnings = mounts.warnings.into_iter().chain(signal_warning).chain(limits).collect();
+    let profile = match &options.security.seccomp {
+        SeccompChoice::Profile(profile) => profile.warning(),
+        _ => None,
+    };
+    let warnings = mounts.warnings.into_iter().chain(signal_warning).chain(limits).chain(profile).collect();
     let image_volumes = mounts.image_volumes;
     Ok(Built { spec, identity, hostname, working_dir, stop_signal, image_volumes, warnings, notes })
 }

@@ -3,6 +3,7 @@
 //! The filter is for the machine's own architecture only, so 32-bit programs on a 64-bit machine are killed: three
 //! architectures, docker's way, take more than five times as long to compile at every start.
 
+mod names;
 mod profile;
 
 use std::collections::{BTreeSet, HashSet};

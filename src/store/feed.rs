@@ -72,6 +72,12 @@ pub enum Happening {
         /// `starting`, `healthy` or `unhealthy`.
         status: String,
     },
+    /// It has another name: the line's.
+    #[serde(rename = "renamed")]
+    Renamed {
+        /// Its name before.
+        from: RunName,
+    },
     /// Init was sent a signal.
     #[serde(rename = "signal")]
     Signal {
@@ -142,6 +148,11 @@ impl Feed {
     #[must_use]
     pub fn new(state: &Path, listener: Option<OwnedFd>, run: RunName, id: String, seq: u64) -> Self {
         Self { state: state.to_owned(), listener: listener.map(File::from), run, id, seq }
+    }
+
+    /// What is told from now on is told of a run of this name.
+    pub fn rename(&mut self, to: RunName) {
+        self.run = to;
     }
 
     /// How many lines were told.

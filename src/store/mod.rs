@@ -71,7 +71,7 @@ pub use record::{
 pub use removal::Freed;
 pub use restart::{RestartPolicy, RestartPolicyError};
 pub use run_cgroup::{CgroupMode, CgroupModeError, RunCgroup};
-pub use runs::{Reservation, RunDir, RunName, RunNameError};
+pub use runs::{Reservation, RunDir, RunName, RunNameError, RunPlace};
 pub use secrets::{MAX_SECRET_BYTES, SecretInfo, SecretName, SecretNameError, SecretValue, SecretValueError, Secrets};
 pub use tags::{ListedTag, Tag, TagName, TagNameError, Tags};
 pub use trash::Emptied;

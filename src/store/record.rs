@@ -383,9 +383,12 @@ pub struct RunRecord {
     /// Keys of the caches it writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<String>,
-    /// What whoever started it noted with it.
+    /// The image's, and over them what whoever started it noted with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Groups that its user has beside his own: names or numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
     /// The tag it gets if it ends well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,

@@ -5,6 +5,7 @@
 //!   run.json      the record: what was asked for, how it stands, how it ended (below)
 //!   log           what the container wrote, in the CRI format: time, stream, tag, text
 //!   config.json   the OCI runtime spec that libcontainer reads
+//!   secrets       what its output does not show, for `exec`; gone when it has ended, as config.json is
 //!   etc/          resolv.conf, hosts and hostname of the container
 //!   control       socket of the supervisor, for `stop` and `wait` of other processes
 //!   console       socket that the container's terminal comes through; gone when it has
@@ -12,7 +13,8 @@
 //!   gpu/          what a container with GPUs sees of `/proc/driver/nvidia`
 //!   joined/       namespaces and shared memory of other runs, while the container is made
 //!   images/       mounted images, with what was written to them
-//!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace
+//!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace; or a copy of it, which stays
+//!                 where it is to be kept
 //!   upper/ work/  the writable layer; gone at the end unless it is kept
 //!   artifacts/    artifact directories until they are saved
 //! ```
@@ -22,8 +24,9 @@
 //! cleans up after it.
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -190,6 +193,18 @@ impl RunDir {
         self.path.join("config.json")
     }
 
+    /// Where its root file system is, or was mounted; a copy that was kept is there still.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
+    /// Texts that its output does not show, for others who show some; gone when the run has ended.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
     /// The process that has set the run up, if the run lives; as long as there is no supervisor it can be asked to stop.
     #[must_use]
     pub fn creator(&self) -> Option<i32> {
@@ -228,21 +243,26 @@ impl RunDir {
         self.artifacts().is_dir()
     }
 
-    /// Removes what an ended run needs no more; with `keep` the writable layer stays.
+    /// Removes what an ended run needs no more; with `keep` the writable layer stays, or the copy that took its place.
     pub fn tidy(&self, keep: bool) -> Result<(), StoreError> {
         let mut names = vec![
             "work",
-            "rootfs",
             "volumes",
             "etc",
             "gpu",
             "joined",
             "images",
             "config.json",
+            "secrets",
             "control",
             "console",
             "step",
         ];
+        // What an overlay was mounted on is empty.
+        let has_copy = keep && fs::read_dir(self.rootfs()).is_ok_and(|mut entries| entries.next().is_some());
+        if !has_copy {
+            names.push("rootfs");
+        }
         if !keep {
             names.push("upper");
         }
@@ -261,6 +281,13 @@ impl RunDir {
         self.finish()
     }
 
+    /// The directory itself, to be found again whatever name the run is given.
+    #[must_use]
+    pub fn place(&self) -> RunPlace {
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(&self.path).ok();
+        RunPlace { file, path: self.path.clone() }
+    }
+
     /// Takes the mark of an unfinished run away: it has been cleaned up, and its record says how it ended.
     pub fn finish(&self) -> Result<(), StoreError> {
         remove_any(&active_path(&self.path))
@@ -271,6 +298,51 @@ impl RunDir {
     pub fn lacks_record(&self) -> bool {
         matches!(self.record(), Err(StoreError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
     }
+}
+
+/// The directory of a run that may get another name.
+#[derive(Debug)]
+pub struct RunPlace {
+    /// `None` for one that is not there.
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl RunPlace {
+    /// It under the name that the run has this moment; one that was removed has a path that nothing has.
+    #[must_use]
+    pub fn now(&self) -> RunDir {
+        // The kernel writes the path of an open directory there (proc_pid_fd(5)).
+        let path = self.file.as_ref().and_then(|file| fs::read_link(descriptor_path(file)).ok());
+        RunDir { path: path.unwrap_or_else(|| self.path.clone()) }
+    }
+
+    /// As [`RunDir::is_live`].
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let mut run = self.now();
+        loop {
+            if run.is_live() {
+                return true;
+            }
+            // The old name's mark goes after the directory has the new one.
+            let again = self.now();
+            if again.path == run.path {
+                return false;
+            }
+            run = again;
+        }
+    }
+
+    /// The log, by a path that stays right.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.file.as_ref().map_or_else(|| self.path.clone(), descriptor_path).join("log")
+    }
+}
+
+fn descriptor_path(file: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }
 
 /// A name with its directory and its lock, for a run that is being set up; dropping it gives all of them back.

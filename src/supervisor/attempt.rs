@@ -42,7 +42,6 @@ const MAX_STEP_BYTES: u64 = 32;
 
 /// What all containers of a run have in common.
 pub(super) struct Ground {
-    pub(super) rootfs: PathBuf,
     #[expect(dead_code, reason = "held for the mounts")]
     pub(super) images: Placed,
     pub(super) models: Models,
@@ -67,7 +66,10 @@ pub(super) struct Ended {
 impl Life {
     /// Has one container, from its making to its end.
     pub(super) fn attempt(&mut self, ground: &mut Ground) -> Result<Ended, StartFailure> {
-        self.fit_rootfs(&ground.rootfs)?;
+        // A rename may have moved it.
+        let root = self.run.path().join("rootfs");
+        self.fit_rootfs(&root)?;
+        self.request.record.detached = ground.detached;
         self.forget_step().map_err(system("begin the commands once more"))?;
         let record = &self.request.record;
         let cgroup = Cgroup::recorded(record.cgroup.as_ref(), &record.id);
@@ -75,7 +77,7 @@ impl Life {
         cgroup.begin();
         let opened = ground.streams.open(&self.request, self.run.console());
         let (theirs, ends) = opened.map_err(system("make the container's streams"))?;
-        let container = self.create(&ground.rootfs, &cgroup, theirs)?;
+        let container = self.create(&root, &cgroup, theirs)?;
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
         let settled = ground.streams.settle(ends, container.pid(), &self.request);
@@ -188,8 +190,9 @@ impl Life {
             interruptible: self.request.record.interruptible,
             conduct: &self.request.conduct,
             live: LiveRun {
-                run: &self.run,
+                run: &mut self.run,
                 record: &mut self.request.record,
+                artifacts: &mut self.request.artifacts,
                 memory_limit: &mut self.request.memory_limit,
                 changes: &mut ground.changes,
                 cgroup,

@@ -193,7 +193,6 @@ impl Life {
         let streams = Streams::new(&self.request, self.stdin.take(), log);
         let store = Store::at(self.request.store.clone());
         Ok(Ground {
-            rootfs: rootfs.path,
             images: self.request.surroundings.place_images(&store, self.run.path(), self.request.rootfs)?,
             models,
             streams: streams.map_err(system("make the container's streams"))?,

@@ -68,6 +68,11 @@ impl LogWriter {
         Ok(Self { path: path.to_owned(), file, size_bytes, logging, buffer: Vec::new() })
     }
 
+    /// Its directory has another name now: the file stays, what is begun later is found there.
+    pub(super) fn follow(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
+
     /// Writes what was read from the container in one go, as entries of one time.
     pub(super) fn write(&mut self, now: Timestamp, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         if self.file.is_none() {

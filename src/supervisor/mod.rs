@@ -53,7 +53,7 @@ pub use launch::{Entered, LaunchError, Supervisor};
 pub use log::{LogEntry, Logging, Stream};
 pub use mask::{MASK, MaskedStream, Masker};
 pub use reader::LogReader;
-pub use rename::{RenameError, rename_run};
+pub use rename::{RenameError, hold_unused, rename_run};
 pub use surroundings::{Join, Linked, MountedPart, Surroundings};
 pub use sweep::{SweepError, sweep};
 

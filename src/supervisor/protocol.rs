@@ -26,7 +26,7 @@ use crate::container::LimitChange;
 use crate::image::ByteSize;
 use crate::network::Plan;
 use crate::rootfs::{Choice, RootEdits};
-use crate::store::{Exit, RestartPolicy, RunRecord};
+use crate::store::{Exit, RestartPolicy, RunName, RunRecord};
 use crate::sys::WindowSize;
 
 /// Largest request; what a thousand mounts need is far below.
@@ -171,6 +171,12 @@ impl Masked {
         Self(texts.into_iter().filter(|text| !text.is_empty()).collect())
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The text without them.
     #[must_use]
     pub fn mask(&self, text: &str) -> String {
@@ -231,6 +237,11 @@ pub enum Event {
         /// What it ended with.
         exit_code: i32,
     },
+    /// The run has another name.
+    Renamed {
+        /// Its name from now on.
+        to: RunName,
+    },
     /// The command line that started the run may leave; see [`Order::Detach`].
     Detached,
     /// An artifact was saved.
@@ -280,6 +291,11 @@ pub enum Order {
     Update {
         /// Which, to what.
         change: LimitChange,
+    },
+    /// Give the run another name.
+    Rename {
+        /// Which; free.
+        to: RunName,
     },
     /// The terminal that the run is shown in has another size.
     Resize {

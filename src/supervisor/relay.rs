@@ -29,7 +29,7 @@ use super::terminal::Terminal;
 use super::victim::last_victim;
 use crate::artifact::{UploadEvent, Uploader};
 use crate::container::Cgroup;
-use crate::store::{ExitReason, Feed, Happening, HealthStatus, OnFailure};
+use crate::store::{ExitReason, Feed, Happening, HealthStatus, OnFailure, RunName};
 use crate::sys;
 
 const READ_BYTES: usize = 64 << 10;
@@ -382,8 +382,22 @@ impl<'a> Relay<'a> {
             Order::Pause => return self.watched.live.pause(),
             Order::Unpause => return self.watched.live.unpause(),
             Order::Update { change } => return self.watched.live.update(change),
+            Order::Rename { to } => return self.rename(to),
         }
         Ok(())
+    }
+
+    fn rename(&mut self, to: &RunName) -> Result<(), String> {
+        let from = self.watched.live.record.name.clone();
+        let renamed = self.watched.live.rename(to);
+        let now_named = &self.watched.live.record.name;
+        if *now_named != from {
+            self.log.follow(&self.watched.live.run.log());
+            self.listeners.feed.rename(now_named.clone());
+            self.listeners.feed.tell(now(), Happening::Renamed { from });
+            self.listeners.audience.tell(&Event::Renamed { to: now_named.clone() });
+        }
+        renamed
     }
 
     /// As [`Self::signal`], for somebody who wants to know whether it was sent.
@@ -410,6 +424,7 @@ impl<'a> Relay<'a> {
     /// The command line leaves, and the run goes on without it.
     fn detach(&mut self) {
         *self.watched.detached = true;
+        self.watched.live.detach();
         streams::leave(self.input, self.flows);
         self.listeners.audience.tell(&Event::Detached);
     }

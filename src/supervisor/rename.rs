@@ -1,9 +1,12 @@
-//! Giving an ended run another name, so that a crash at any moment leaves it whole under one of the two.
+//! Giving a run another name, so that a crash at any moment leaves it whole under one of the two.
 //!
 //! A run's name is in several places: its directory, its record, the directory of its artifacts with their manifests, tags.
 //! The run's directory is renamed in the middle. A note in it, `renaming`, stands there from before the first change until
 //! after the last; both names are marked as unfinished meanwhile, so that the next command finds the note. Found under the
-//! old name everything is taken back; found under the new one, it is finished.
+//! old name everything is taken back; found under the new one, it is finished. Of a run that goes on its supervisor does it
+//! ([`live`]); here are the ended ones.
+
+pub(super) mod live;
 
 use std::fs;
 use std::io;
@@ -13,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactError, ArtifactStore, ArtifactStoreUrl};
 use crate::store::{RunDir, RunName, RunRecord, Store, StoreError};
-use crate::sys::{read_bounded, sync_dir, write_atomic};
+use crate::sys::{Lock, read_bounded, sync_dir, write_atomic};
 
 const NOTE: &str = "renaming";
 const MAX_NOTE_BYTES: u64 = 4096;
@@ -24,8 +27,8 @@ pub enum RenameError {
     /// It has that name already.
     #[error("the run's name is `{0}` already")]
     Same(RunName),
-    /// Its name is in paths that its supervisor and its container use.
-    #[error("run `{0}` goes on, and only ended runs can be renamed\nhint: give it a tag, or wait for its end")]
+    /// It goes on: its supervisor is to be asked.
+    #[error("run `{0}` is being set up or cleaned up this moment\nhint: try again")]
     Live(RunName),
     /// The new name would be wrong in the bucket.
     #[error("the artifacts of run `{run}` are in `{url}` under its name\nhint: give it a tag instead")]
@@ -81,11 +84,7 @@ pub fn rename_run(
         return Err(RenameError::Live(from));
     }
     let artifacts = artifacts_of(store, &record)?;
-    // Nobody begins to use its artifacts meanwhile.
-    let _inputs = store.change_inputs(on_wait)?;
-    if let Some(by) = store.used()?.runs.get(&from) {
-        return Err(StoreError::RunInUse { name: from.to_string(), by: by.to_string() }.into());
-    }
+    let _unused = hold_unused(store, &from, on_wait)?;
     let Some(lock) = run.try_lock()? else { return Err(RenameError::Live(from)) };
     let moved =
         move_to_new_name(store, run, &Note { artifacts: artifacts.has(&from), from: from.clone(), to: to.clone() });
@@ -95,6 +94,18 @@ pub fn rename_run(
     }
     drop(lock);
     moved
+}
+
+/// Nobody uses the artifacts of a run, nor begins to as long as this is held.
+///
+/// # Errors
+/// When somebody does.
+pub fn hold_unused(store: &Store, name: &RunName, on_wait: impl FnMut(Option<u32>)) -> Result<Lock, StoreError> {
+    let inputs = store.change_inputs(on_wait)?;
+    match store.used()?.runs.get(name) {
+        Some(by) => Err(StoreError::RunInUse { name: name.to_string(), by: by.to_string() }),
+        None => Ok(inputs),
+    }
 }
 
 fn move_to_new_name(store: &Store, run: &RunDir, note: &Note) -> Result<(), RenameError> {
@@ -196,7 +207,7 @@ mod tests {
     use crate::store::testing::ended_run;
 
     /// A store with the ended run `old`, which has an artifact and the tag `best`.
-    fn store() -> (tempfile::TempDir, Store, RunDir) {
+    pub(super) fn store() -> (tempfile::TempDir, Store, RunDir) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let name = ended_run(&store, "old", |_| {});
@@ -209,7 +220,7 @@ mod tests {
 
     /// The run is whole under `name` and nothing of it is left under `other`.
     #[track_caller]
-    fn assert_named(store: &Store, name: &str, other: &str) {
+    pub(super) fn assert_named(store: &Store, name: &str, other: &str) {
         let run = store.run(name).unwrap();
         assert_eq!(run.record().unwrap().name.as_str(), name);
         assert!(store.run(other).is_err() && !run.path().join(NOTE).exists());

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
 
 use crate::base::app;
 use crate::control::start;
-use crate::support::env::{TestEnv, entries, finish, have, is_thorough, program, tool};
+use crate::support::env::{Running, TestEnv, entries, finish, have, is_thorough, program, tool, wait_until};
 use crate::support::tracer::run_until;
 
 #[test]
@@ -28,11 +31,93 @@ fn an_ended_run_is_renamed() {
     env.run(["rename", &old, &new]).refused(125, &[&format!("the name `{new}` is taken")]);
 
     let run = start(&env, &[], &going);
-    env.run(["rename", &going, &env.name()]).refused(125, &["only ended runs can be renamed", "hint: "]);
+    env.run(["rename", &going, &going]).refused(125, &["already"]);
+    env.run(["rename", &going, &old]).refused(125, &["cannot rename run", "is taken"]);
     env.run(["rename", &old, &going]).refused(125, &["is taken"]);
     env.run(["rm", "-f", &going, &old, &new]).code(0);
     run.finish().code(137);
     assert!(entries(&env.root().join("runs")).is_empty() && entries(&env.root().join("artifacts")).is_empty());
+    env.assert_clean();
+}
+
+/// A run that writes lines for ever, with artifacts in real time and others, and a log of small files.
+fn talkative(env: &TestEnv, name: &str) -> Running {
+    let script = "trap 'exit 5' TERM; echo made > /live/x; echo made > /late/y; i=0; pad=$(printf 'x%.0s' $(seq 900))
+        echo ready; while :; do i=$((i+1)); echo \"line $i $pad\"; usleep 20000; done";
+    let artifacts = ["-a", "/live:mount", "-a", "/late", "--log-opt", "max-size=16k", "--log-opt", "max-file=50"];
+    let run = env.spawn([&["run", "--name", name], &artifacts[..], &["app", "sh", "-c", script]].concat());
+    run.wait_for("ready");
+    run
+}
+
+/// The number of the last line that the log has.
+fn last_line(env: &TestEnv, name: &str) -> u32 {
+    env.run(["logs", "--tail", "1", name]).text().split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_live_run_is_renamed_and_those_who_follow_go_on() {
+    let Some(env) = app() else { return };
+    let [old, new, last, other] = [env.name(), env.name(), env.name(), env.name()];
+    let run = talkative(&env, &old);
+    env.run(["tags", "add", "best", &old]).code(0);
+    let followers = [&["logs", "-f", "--tail", "0"][..], &["attach", "--no-stdin", "--sig-proxy=false"], &["wait"]]
+        .map(|words| env.spawn([words, &[&*old]].concat()));
+    followers[0].wait_for("line");
+    followers[1].wait_for("line");
+    env.run(["rename", &old, &new]).code(0);
+    env.run(["rename", &new, &last]).code(0);
+    assert_eq!(env.run(["ps", "-q"]).text(), last);
+    env.run(["inspect", &old]).refused(125, &["no run"]);
+    assert_eq!(env.run(["inspect", ":best"]).json()[0]["name"].as_str(), Some(&*last));
+    assert!(env.run(["exec", &last, "cat", "/live/x", "/etc/hosts"]).text().starts_with("made"));
+    // The old name is free while it goes on, and the log is begun anew more than once.
+    env.run(["run", "--rm", "--name", &old, "app", "true"]).code(0);
+    let seen = last_line(&env, &last);
+    assert!(wait_until(|| last_line(&env, &last) > seen + 60));
+    let said = format!("line {} ", seen + 50);
+    followers.iter().take(2).for_each(|follower| follower.wait_for(&said));
+    for follow in ["pause", "unpause"] {
+        env.run([follow, &last]).code(0);
+    }
+    env.run(["stop", &last]).code(0);
+    run.finish().code(5);
+    let [logs, attached, waited] = followers;
+    assert!(logs.finish().code(0).stdout.contains(&said));
+    attached.finish().code(5);
+    assert_eq!(waited.finish().code(0).stdout.trim(), "5");
+    let types = env.run(["events", "--stream=false", "--since", "10m", "--format", "json", "--filter", "type=renamed"]);
+    assert_eq!(types.text().matches("\"from\":").count(), 2);
+    env.run(["artifacts", "cp", &last, "saved"]).code(0);
+    for (path, place) in [("saved/live/x", "live"), ("saved/late/y", "late")] {
+        assert_eq!(fs::read_to_string(env.work().join(path)).unwrap(), "made\n", "{place}");
+    }
+    env.run(["run", "--name", &other, "app", "true"]).code(0);
+    assert_eq!(entries(&env.root().join("artifacts")).len(), 1);
+    env.run(["rm", &last, &other]).code(0);
+    env.assert_clean();
+}
+
+#[test]
+fn a_supervisor_killed_while_it_renames_leaves_one_name() {
+    let Some(env) = app() else { return };
+    for turn in 0..6 {
+        let [old, new] = [env.name(), env.name()];
+        let run = start(&env, &["-a", "/out"], &old);
+        let supervisor = run.supervisor();
+        let rename = env.spawn(["rename", &old, &new]);
+        std::thread::sleep(Duration::from_millis(15 * turn));
+        kill(supervisor, Signal::SIGKILL).unwrap();
+        drop((rename.finish(), run.finish()));
+        let listed = env.run(["ps", "-aq"]).text();
+        assert!(listed == old || listed == new, "{listed}");
+        let record = env.record(&listed);
+        assert_eq!((record["name"].as_str(), record["state"].as_str()), (Some(&*listed), Some("failed")), "{record}");
+        env.run(["rm", &old, "-f"]).code(0);
+        env.run(["rm", &new, "-f"]).code(0);
+        assert!(entries(&env.root().join("runs")).is_empty() && entries(&env.root().join("active")).is_empty());
+        assert!(entries(&env.root().join("artifacts")).is_empty());
+    }
     env.assert_clean();
 }
 
@@ -147,12 +232,20 @@ fn a_live_run_is_exported() {
 #[test]
 fn a_kept_run_is_exported() {
     let Some(env) = app() else { return };
-    let name = env.name();
-    env.run(["run", "--rootfs", "overlay", "--keep", "--name", &name, "app", "sh", "-c", MAKE]).code(0);
-    let archive = env.work().join("kept.tar");
-    let mut command = env.command(["export", &name]);
-    let status = command.stdout(fs::File::create(&archive).unwrap()).status().unwrap();
-    assert!(status.success());
-    check_unpacked(&env, archive.to_str().unwrap(), "kept");
+    for how in ["overlay", "copy"] {
+        let name = env.name();
+        env.run(["run", "--rootfs", how, "--keep", "--name", &name, "app", "sh", "-c", MAKE]).code(0);
+        let archive = env.work().join(format!("kept-{how}.tar"));
+        let mut command = env.command(["export", &name]);
+        let status = command.stdout(fs::File::create(&archive).unwrap()).status().unwrap();
+        assert!(status.success());
+        check_unpacked(&env, archive.to_str().unwrap(), &format!("kept-{how}"));
+        // What the image has is there as well.
+        env.run(["cp", &format!("{name}:/data/plain"), how]).code(0);
+        assert_eq!(fs::read_to_string(env.work().join(how)).unwrap(), "hello\n");
+        env.run(["cp", &format!("{name}:/etc/passwd"), &format!("passwd-{how}")]).code(0);
+        env.run(["rm", &name]).code(0);
+    }
+    assert!(entries(&env.root().join("runs")).is_empty());
     env.assert_clean();
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::base::app;
 use crate::control::start;
-use crate::support::env::{Output, Running, TestEnv, program, wait_until};
+use crate::support::env::{Output, Running, TestEnv, program, tool, wait_until};
 
 #[track_caller]
 fn lines(output: Output) -> Vec<Value> {
@@ -111,6 +111,27 @@ fn top_lists_processes_under_both_their_numbers() {
     let table = env.run(["top", &name]).text();
     assert!(!table.contains('\u{1b}') && table.contains("\\u{1b}[31mred"), "{table}");
     assert!(table.starts_with("PID "), "{table}");
+    // With options of ps numbers and users are the machine's, with podman's names the container's.
+    let cells = |words: &[&str]| {
+        let text = env.run([&["top", &name], words].concat()).text();
+        let mut lines = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        (lines.next().unwrap(), lines.find(|line| line.concat().contains("sh") && !line.concat().contains("/tmp/x")))
+    };
+    let host = ["ps", "-o", "ppid=,pgid=,nice=,vsz=,nlwp=", "-p", &init.to_string()].map(str::to_owned);
+    let told = tool("ps", &host[1..]);
+    let told: Vec<&str> = told.split_whitespace().collect();
+    let (header, line) = cells(&["-o", "ppid,pgid,ni,vsz,nlwp,comm=NAME,pid"]);
+    assert_eq!(header, ["PPID", "PGID", "NI", "VSZ", "NLWP", "NAME", "PID"]);
+    assert_eq!(line.unwrap(), [&told[..], &["sh", &init.to_string()]].concat());
+    let (header, line) = cells(&["pid", "hpid", "ppid", "user", "seccomp", "tty", "comm"]);
+    assert_eq!(header, ["PID", "HPID", "PPID", "USER", "SECCOMP", "TTY", "COMMAND"]);
+    assert_eq!(line.unwrap(), ["1", &init.to_string(), "0", "app", "filter", "?", "sh"]);
+    for preset in ["aux", "-ef"] {
+        let text = env.run(["top", &name, preset]).text();
+        assert!(text.contains(&init.to_string()) && text.contains("sh /tmp/x"), "{text}");
+    }
+    env.run(["top", &name, "pid", "colour"]).refused(125, &["`colour` is unknown to `top`, expected one of", "hint: "]);
+    env.run(["top", &name, "--format", "json", "-o", "pid"]).refused(125, &["no columns"]);
     end(&env, &name);
     run.finish().code(137);
     env.run(["top", &name]).refused(125, &["is not running"]);

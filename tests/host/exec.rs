@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::base::app;
 use crate::cgroups::{Job, where_read_only};
-use crate::support::env::{Output, TestEnv, entries, finish_with, wait_until};
+use crate::support::env::{Output, TestEnv, entries, finish, finish_with, program, wait_until};
 use crate::support::pty::Typist;
 
 /// A run that goes on until it is told not to.
@@ -53,6 +53,47 @@ fn the_bounds_are_those_of_the_container() {
     let privileged = exec(&env, &["--privileged"], &name, "grep -E 'CapEff|Seccomp:' /proc/self/status").text();
     assert!(privileged.contains("Seccomp:\t2") && !own.contains(privileged.lines().next().unwrap()), "{privileged}");
     env.run(["stop", &name]).code(0);
+    env.assert_clean();
+}
+
+/// docker gives them to whoever is named as well.
+#[test]
+fn another_user_has_the_runs_groups() {
+    let Some(env) = app() else { return };
+    let name = sleeper(&env, &["--group-add", "77", "--group-add", "app"]);
+    let own = exec(&env, &[], &name, "id -G").text();
+    assert!(own.split(' ').any(|group| group == "77"), "{own}");
+    let user = exec(&env, &["-u", "1000"], &name, "id -u; id -G").text();
+    assert!(user.starts_with("1000\n") && user.contains(" 77"), "{user}");
+    env.run(["stop", &name]).code(0);
+    env.assert_clean();
+}
+
+/// Whoever enters a run by a command of ours sees no more of its secrets than whoever watches it.
+#[test]
+fn secrets_of_the_run_are_masked() {
+    let Some(env) = app() else { return };
+    let secret = "a-secret-of-the-run";
+    finish_with(&mut env.command(["secrets", "add", "KEY"]), secret.as_bytes()).code(0);
+    let commands = "echo ready; while :; do usleep 20000; done";
+    let head = "workflows:\n  - name: hold\n    image: app\n    env: ['KEY=${{ secrets.KEY }}']\n    commands:\n";
+    env.write(".dstack/workflows.yaml", format!("{head}      - '{commands}'\n"));
+    let name = env.name();
+    let run = env.spawn(["workflow", "run", "hold", "--name", &name]);
+    run.wait_for("ready");
+    // However it is cut; and what is no secret is whole.
+    let script = "echo $KEY; echo $KEY >&2; for part in a-sec ret-of -the-run; do printf %s $part; usleep 20000; done; echo; \
+        echo a-secret-of-no-run; printf a-sec";
+    let output = exec(&env, &[], &name, script).code(0);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("****\n****\na-secret-of-no-run\na-sec", "****\n"));
+    assert!(exec(&env, &[], &name, "test $KEY = a-secret-of-the-run && echo whole").text().contains("whole"));
+    let mut typist = Typist::start(&env.command(["exec", "-it", &name, "sh", "-c", "echo $KEY; echo said"]));
+    typist.wait_for("said");
+    assert_eq!(typist.finish(), 0);
+    assert!(typist.text().contains("****") && !typist.text().contains(secret), "{}", typist.text());
+    env.run(["stop", "--grace", "0s", &name]).code(0);
+    drop(run.finish());
+    finish(&mut program("grep", ["-rl", secret, env.root().join("runs").to_str().unwrap()])).code(1);
     env.assert_clean();
 }
 

@@ -73,6 +73,26 @@ fn mounts_of_the_container_are_seen_by_the_host_when_shared() {
     env.assert_clean();
 }
 
+/// What is mounted later is not made read-only by the mount that it comes through, as with docker.
+#[test]
+fn a_shared_mount_may_be_read_only() {
+    let Some(env) = app() else { return };
+    for (option, word) in [("ro,rshared", "shared:"), ("rslave,ro", "master:")] {
+        let watch = "touch /d/new 2>&1; n=0; until [ -e /d/sub/x ] || [ $n = 50 ]; do n=$((n+1)); usleep 100000; done; \
+            echo $(ls /d/sub) $(grep ' /d ' /proc/self/mountinfo | grep -o 'shared:\\|master:'); touch /o/stay";
+        let script = format!(
+            "mkdir $DATA.o; run -v $DATA:/d:{option} -v $DATA.o:/o app sh -c 'touch /o/ready; {}' >$DATA.out & await $DATA.o/ready\n\
+             mount -t tmpfs x $DATA/sub; touch $DATA/sub/x; wait $!; cat $DATA.out; rm -r $DATA.o",
+            watch.replace('\'', "'\\''")
+        );
+        let output = beside_shared_mount(&env, &script).code(0);
+        assert!(output.stdout.contains("Read-only file system"), "{option}: {output:?}");
+        assert!(output.stdout.ends_with(&format!("x {word}\n")), "{option}: {output:?}");
+        fs::remove_dir_all(env.work().join("data")).unwrap();
+    }
+    env.assert_clean();
+}
+
 #[test]
 fn a_private_mount_cannot_be_followed() {
     let Some(env) = app() else { return };

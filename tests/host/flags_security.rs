@@ -143,6 +143,14 @@ fn a_filter_of_the_users_own_is_applied() {
                  "args": [{"index": 1, "value": 3, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#,
     );
     let seccomp = format!("seccomp={profile}");
+    let misspelt =
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdri"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    let misspelt = format!("seccomp={}", env.write("misspelt.json", misspelt));
+    let told = env.script(&["--security-opt", &misspelt], "mkdir /new && echo made").code(0);
+    assert!(
+        told.stdout == "made\n" && told.stderr.contains("not known, rules for them have no effect: `mkdri`"),
+        "{told:?}"
+    );
     let script = "
         mkdir /new 2>&1; chmod 700 /tmp 2>&1 && echo chmod
         trap '' INT HUP USR1 USR2 WINCH; for s in 1 2 10 12 28; do kill -$s $$ 2>/dev/null && echo signal $s; done; true";

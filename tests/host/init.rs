@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::base::app;
-use crate::support::env::entries;
+use crate::support::env::{entries, finish, program, wait_until};
 
 #[test]
 fn it_reaps_and_ends_as_the_workload_does() {
@@ -24,6 +24,48 @@ fn it_reaps_and_ends_as_the_workload_does() {
     run.wait_for("ready");
     run.signal(Signal::SIGTERM);
     run.finish().code(143);
+    env.assert_clean();
+}
+
+/// In the machine's pid namespace, or in that of another run, it takes in what others leave all the same.
+#[test]
+fn it_reaps_where_it_is_not_the_first() {
+    let Some(env) = app() else { return };
+    let donor = env.name();
+    let wait = "trap 'exit 0' TERM; while :; do usleep 20000; done";
+    env.run(["run", "-d", "--name", &donor, "app", "sh", "-c", wait]).code(0);
+    let of_donor = format!("container:{donor}");
+    for flags in [["--pid", "host"], ["--pid", &of_donor], ["--network", &of_donor]] {
+        let name = env.name();
+        let script = "sh -c 'sleep 4322 & exit'; echo ready; while :; do usleep 20000; done";
+        let run = env.spawn([&["run", "--init", "--name", &name], &flags[..], &["app", "sh", "-c", script]].concat());
+        run.wait_for("ready");
+        let processes = env.run(["top", "--format", "json", &name]).json();
+        let find = |test: &dyn Fn(&serde_json::Value) -> bool| {
+            processes
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|process| test(process))
+                .unwrap_or_else(|| panic!("{processes}"))
+                .clone()
+        };
+        let init = find(&|process| process["pid"] == env.record(&name)["pid"]);
+        let orphan = find(&|process| process["command"] == "sleep 4322");
+        assert_eq!(orphan["parent"], init["pid"], "{flags:?}: {processes}");
+        assert!(flags[0] == "--network" || init["container_pid"] != 1, "{flags:?}");
+        // Commands of `exec` see it under the same number, and when it has ended nothing of it stays.
+        let number = orphan["container_pid"].to_string();
+        env.run(["exec", &name, "sh", "-c", &format!("kill {number}")]).code(0);
+        assert!(wait_until(|| env.run(["exec", &name, "sh", "-c", &format!("test -e /proc/{number}")]).code == 1));
+        // What outlives its command goes with the run.
+        env.run(["exec", &name, "sh", "-c", "sleep 4323 >/dev/null 2>&1 & sleep 4324 >/dev/null 2>&1 & true"]).code(0);
+        env.run(["stop", &name]).code(0);
+        run.finish().code(143);
+        let left = finish(&mut program("pgrep", ["-f", "^sleep 432[234]$"]));
+        assert_eq!(left.stdout, "", "{flags:?}");
+    }
+    env.run(["stop", &donor]).code(0);
     env.assert_clean();
 }
 

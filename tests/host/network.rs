@@ -173,6 +173,8 @@ fn what_a_killed_supervisor_leaves_the_next_command_takes_down() {
         ["run", "--network", "private", "-p", "80", "--name", &name, "app", "sh", "-c", "echo up; sleep 1000"];
     let running = Running::start(&mut env.command(arguments));
     wait_until(|| env.run(["logs", &name]).stdout.contains("up"));
+    let listed = env.run(["ps"]).text();
+    assert!(listed.contains("   PORTS") && listed.contains("->80/tcp"), "{listed}");
     let record = env.record(&name);
     let (bridge, there) = (record["network"]["bridge"].as_str().unwrap().to_owned(), address(&env, &name));
     assert!(tool("iptables-save", [""; 0]).contains(&there));

@@ -158,3 +158,30 @@ fn groups_of_the_caller_stay_outside() {
     words.extend(command.get_args().map(|word| word.to_str().unwrap().to_owned()));
     assert_eq!(tool("setpriv", words).trim(), "0");
 }
+
+/// docker's rule: the image's, and over them the run's.
+#[test]
+fn labels_of_the_image_are_the_runs_too() {
+    let labels = serde_json::json!({"team": "vision", "from": "image"});
+    let Some(env) = app_with(|image| image.config("Labels", labels)) else { return };
+    let [plain, other] = [env.name(), env.name()];
+    env.run(["run", "--name", &plain, "app", "true"]).code(0);
+    env.run(["run", "--name", &other, "--label", "team=sound", "--label", "own=1", "app", "true"]).code(0);
+    let labels = |name: &str| env.run(["inspect", name]).json()[0]["labels"].clone();
+    assert_eq!(labels(&plain), serde_json::json!({"from": "image", "team": "vision"}));
+    assert_eq!(labels(&other), serde_json::json!({"from": "image", "own": "1", "team": "sound"}));
+    assert_eq!(env.run(["ps", "-aq", "--filter", "label=team=vision"]).text(), plain);
+    assert_eq!(env.run(["ps", "-aq", "--filter", "label=from=image", "--filter", "label=team=sound"]).text(), other);
+    env.assert_clean();
+}
+
+/// Nobody sets up the network of a bundle.
+#[test]
+fn a_bundle_says_that_its_network_is_empty() {
+    let Some(env) = app() else { return };
+    let bundle = env.work().join("bundle");
+    let output = env.run(["bundle", "--network", "private", "app", bundle.to_str().unwrap(), "true"]).code(0);
+    assert!(output.stderr.contains("empty network namespace") && output.stderr.contains("hint: "), "{}", output.stderr);
+    assert!(env.run(["spec", "--network", "private", "app"]).code(0).stderr.contains("empty network namespace"));
+    assert!(!env.run(["spec", "--network", "none", "app"]).code(0).stderr.contains("empty"));
+}

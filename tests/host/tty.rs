@@ -111,6 +111,7 @@ fn keys_leave_the_run_and_attach_comes_back() {
     assert_eq!(typist.finish(), 0, "{}", typist.text());
     assert!(typist.is_cooked());
     assert!(typist.text().contains("detached"), "{}", typist.text());
+    assert_eq!(env.run(["inspect", &name]).json()[0]["detached"], true);
     let mut typist = Typist::start(&env.command(["attach", "--detach-keys", "ctrl-a,z", &name]));
     std::thread::sleep(std::time::Duration::from_millis(300));
     typist.type_in("echo is-$X; stty size\n");

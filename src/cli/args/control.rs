@@ -153,11 +153,15 @@ pub(in crate::cli) struct TopArgs {
     /// Which run.
     #[arg(value_name = "RUN|:TAG")]
     pub(in crate::cli) run: String,
+    /// What to show: options of ps (`-o pid,comm`, `aux`, `-ef`: numbers and users of the machine), or names as podman has them
+    /// (`pid hpid user huser args`: those of the container, with `h` those of the machine).
+    #[arg(value_name = "PS OPTION|COLUMN", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(in crate::cli) columns: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RenameArgs {
-    /// Which run; it must have ended.
+    /// Which run.
     #[arg(value_name = "RUN|:TAG")]
     pub(in crate::cli) run: String,
     /// Its new name.

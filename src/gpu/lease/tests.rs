@@ -174,11 +174,13 @@ fn locks_and_notes_are_handed_over() {
 fn a_lock_without_a_note_counts() {
     let machine = Machine::new(2);
     drop(machine.acquire("one", "2", false, Wait::No).unwrap());
+    machine.settle(0, 0);
     let path = machine.dir().join(format!("gpu.{}", uuid(0)));
     let lock = Lock::try_acquire(&path, LockMode::Exclusive).unwrap().unwrap();
     assert_eq!(indices(&machine.acquire("two", "1", false, Wait::No).unwrap()), [1]);
     let error = machine.acquire("three", "2", false, Wait::No).unwrap_err().to_string();
     assert!(error.contains("held by a process that left no note"), "{error}");
+    machine.settle(1, 0);
     assert_eq!(taken(&machine.dir(), &machine.inventory).unwrap().len(), 1);
     drop(lock);
 }

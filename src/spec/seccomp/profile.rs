@@ -17,6 +17,7 @@ use super::super::error::SpecError;
 use super::super::flag_error::FlagProblem;
 use super::super::{Dialect, HostFacts};
 use super::arch;
+use super::names::is_known;
 
 /// The most that is read of a profile; docker's own has 15 KiB.
 pub const MAX_PROFILE_BYTES: u64 = 1 << 20;
@@ -139,6 +140,21 @@ impl Profile {
         filter.set_architectures(self.architectures(host));
         filter.set_flags(self.flags.clone());
         Ok(filter)
+    }
+
+    /// A word about names that no kernel known here has: the filter is made without them, as with docker.
+    pub(in crate::spec) fn warning(&self) -> Option<String> {
+        const SHOWN: usize = 5;
+        let names = self.syscalls.iter().flatten().flat_map(Rule::names).filter(|name| !is_known(name));
+        let unknown: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+        let more = unknown.len().saturating_sub(SHOWN);
+        let list = unknown.get(..unknown.len().min(SHOWN))?.join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!unknown.is_empty()).then(|| {
+            format!(
+                "the seccomp profile names system calls that are not known, rules for them have no effect: {list}{more}"
+            )
+        })
     }
 
     /// The given ones, or that of the machine with those that docker counts to it; always the machine's own.
@@ -272,6 +288,19 @@ mod tests {
 
     fn names(filter: &LinuxSeccomp) -> Vec<String> {
         filter.syscalls().iter().flatten().flat_map(|rule| rule.names().clone()).collect()
+    }
+
+    #[test]
+    fn a_misspelt_name_is_told() {
+        let profile = |names: &str| {
+            let text = format!(
+                r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": {names}, "action": "SCMP_ACT_ERRNO"}}]}}"#
+            );
+            parse(&text).unwrap().warning()
+        };
+        assert_eq!(profile(r#"["mkdir", "chown32", "clone3"]"#), None);
+        assert!(profile(r#"["mkdir", "mkdri"]"#).unwrap().ends_with("have no effect: `mkdri`"));
+        assert!(profile(r#"["a", "b", "c", "d", "e", "f", "g"]"#).unwrap().ends_with("`e` and 2 more"));
     }
 
     const CONDITIONS: &str = r#"{
