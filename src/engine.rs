@@ -24,6 +24,7 @@ pub mod removal;
 pub mod resources;
 mod share;
 mod shelves;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Engine, EngineError};
 use crate::container::{Member, StartFailure, Tenant, bounding_capabilities};
-use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
+use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, check_mapped, exec_process};
 use crate::store::{RunDir, RunState};
 use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
 use crate::supervisor::{Entered, LaunchError};
@@ -168,6 +168,9 @@ fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<E
     let (passwd, group) = (passwd.map_err(enter)?, group.map_err(enter)?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
     let process = exec_process(container, &wish.options, &files, bounding(run)?)?;
+    if let Some(maps) = &run.record()?.id_maps {
+        check_mapped(maps, &process)?;
+    }
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let tenant = Tenant { process, seccomp, size: wish.size };
     Ok(ExecRequest { init: init.pid().as_raw(), tenant, detached: wish.detached })

@@ -34,6 +34,7 @@ use super::pulse::Pulse;
 use super::relay::{Listeners, Relay, Streams, Watched};
 use super::streams::OurEnds;
 use super::terminal::ConsoleSocket;
+use super::users::{Staged, Users};
 use super::victim::last_victim;
 use crate::artifact::Uploader;
 use crate::container::{
@@ -177,9 +178,12 @@ impl Life {
         let (theirs, ours) = self.streams().map_err(system("make the container's streams"))?;
         let container = {
             let store = Store::at(self.request.store.clone());
-            let _placed = self.request.surroundings.place(&store, self.run.path(), self.request.rootfs)?;
+            let users = Users::of(&self.request, &self.run)?;
+            let (path, choice) = (self.run.path(), self.request.rootfs);
+            let _placed = self.request.surroundings.place(&store, path, choice, users.owners())?;
             let _guard = cgroup.guard_parent().map_err(cgroup_failure)?;
-            let (request, bundle) = (&self.request, self.run.path());
+            let staged = Staged::of(&self.request, &self.run, &rootfs, users.owners())?;
+            let (request, bundle) = (&self.request, staged.bundle());
             let create = || Container::create(&request.record.id, &request.state, bundle, theirs, request.init);
             cgroup.in_view(create).map_err(cgroup_failure)?.map_err(ContainerError::into_failure)?
         };
@@ -423,7 +427,7 @@ fn read_spec(path: &Path, secrets: &Masked) -> Option<serde_json::Value> {
 }
 
 /// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
-fn without_devices(root: &Path) -> nix::Result<()> {
+pub(super) fn without_devices(root: &Path) -> nix::Result<()> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
     let forbid = || mount(None::<&str>, root, None::<&str>, flags, None::<&str>);
     match forbid() {

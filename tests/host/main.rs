@@ -56,5 +56,6 @@ mod support;
 mod transport;
 mod transport_hostile;
 mod tty;
+mod userns;
 mod workflow;
 mod workflow_keys;
