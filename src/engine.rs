@@ -46,6 +46,7 @@ pub mod resources;
 mod share;
 mod shelves;
 mod top;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;

@@ -9,8 +9,7 @@ use super::limits::{annotations, resources, security};
 use crate::artifact::{ArtifactPath, Declared, overlap};
 use crate::image::ByteSize;
 use crate::spec::{
-    EnvSetting, MountSetting, NameLookup, Namespaces, Options, OwnOrHost, SpecError, check_user_namespace,
-    parse_env_file,
+    EnvSetting, MountSetting, NameLookup, Namespaces, Options, OwnOrHost, SpecError, Users, parse_env_file,
 };
 use crate::workflow::overrides;
 
@@ -53,17 +52,18 @@ pub(super) fn options(args: &ContainerArgs, command: Vec<String>) -> Result<Opti
 /// What the container has to itself.
 fn namespaces(args: &NamespaceArgs) -> Result<Namespaces, SpecError> {
     let text = |mode: &Option<String>| mode.clone().unwrap_or_default();
-    check_user_namespace(&text(&args.userns))?;
-    for (flag, maps) in [("--uidmap", &args.uidmap), ("--gidmap", &args.gidmap)] {
-        if let Some(map) = maps.first() {
-            return Err(SpecError::UserMapping(format!("{flag} {map}")));
-        }
-    }
     Ok(Namespaces {
         ipc: text(&args.ipc).parse()?,
         pid: text(&args.pid).parse()?,
         uts: OwnOrHost::parse("--uts", &text(&args.uts))?,
         cgroup: OwnOrHost::parse("--cgroupns", &text(&args.cgroupns))?,
+        users: Users::read(
+            &text(&args.userns),
+            &args.uidmap,
+            &args.gidmap,
+            args.subuidname.as_deref(),
+            args.subgidname.as_deref(),
+        )?,
     })
 }
 

@@ -11,10 +11,11 @@ use super::places::{directory, recorded};
 use super::ports::{self, PortError};
 use super::prepare::{self, Admitted};
 use super::resources::{Asked, Unmet, check, held};
+use super::users;
 use super::{EngineError, HostCheck, InputsWanted, RunRequest};
 use crate::artifact::ArtifactStore;
 use crate::container::{cpu_count, host_resources};
-use crate::spec::{Cpus, EnvSetting, HostFacts, MemoryLimit, Network};
+use crate::spec::{Cpus, EnvSetting, HostFacts, MemoryLimit, Network, Users};
 use crate::store::{RunRecord, Store};
 
 /// Checks and writes the record. What the machine does not have is told before anything is fetched.
@@ -33,18 +34,24 @@ pub(super) fn admit(
     // Held until the record names them.
     let inputs = inputs(store, request)?;
     // Docker lets runs of images promise more memory than there is; of processors it does not.
-    let _held = if request.host_check == HostCheck::None {
-        request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
-        None
-    } else {
-        let lock = store.lock_resources(|_| ())?;
+    let is_checked = request.host_check != HostCheck::None;
+    let wants_users = matches!(request.options.namespaces.users, Users::Auto { .. });
+    let _held = if is_checked || wants_users { Some(store.lock_resources(|_| ())?) } else { None };
+    if is_checked {
         let others = held(&store.live_runs()?, request.reservation.name());
         let found = check(&asked(request), &host_resources(Path::new("/"))?, &others, missing);
         insist_or_warn(request.host_check, &mut warnings, found, Unmet::warning)?;
         // A share of more processors than there are is no limit.
         request.options.cpus = request.options.cpus.filter(|cpus| cpus.check(cpu_count()).is_ok());
-        Some(lock)
-    };
+    } else {
+        request.options.cpus.map_or(Ok(()), |cpus| cpus.check(cpu_count()))?;
+    }
+    let (name, id) = (request.reservation.name().as_str(), request.id());
+    request.options.namespaces.users = users::choose(store, &request.options.namespaces.users, name, &id)?;
+    users::probe(store, &request.options.namespaces.users)?;
+    warnings.extend(users::warnings(&request.options.namespaces.users));
+    // What could not be said before the ids were known.
+    request.options.check(&host)?;
     let (deps, caches) = inputs.as_ref().map(|inputs| (inputs.runs(), inputs.cache_keys())).unwrap_or_default();
     if request.origin.workflow.is_some() {
         // Before all others: the workflow's own may say something else.

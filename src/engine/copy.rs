@@ -24,11 +24,13 @@ use rustix::io::Errno;
 use super::Engine;
 use crate::container::{LiveRootError, live_root};
 use crate::rootfs::transfer::{
-    Kept, Origin, Ownership, Sink, Spot, TarSink, Transfer, TransferError, TreeSink, find, take_archive,
+    Direction, Kept, Origin, OwnerSink, Ownership, Sink, Spot, TarSink, Transfer, TransferError, TreeSink, find,
+    take_archive,
 };
 use crate::rootfs::{ImagePath, Layers, RootfsError};
-use crate::store::{RunDir, RunState, StoreError};
+use crate::store::{IdMaps, RunDir, RunState, StoreError};
 use crate::sys::beneath::{Dir, FileKind};
+use crate::sys::with_filesystem_ids;
 
 /// Why nothing, or not everything, was copied.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +157,8 @@ struct Place<'a> {
     root: Dir,
     path: &'a [u8],
     name: String,
+    /// Of a container with other users than the machine's.
+    maps: Option<IdMaps>,
 }
 
 impl Place<'_> {
@@ -189,6 +193,8 @@ struct Source {
     origin: Origin,
     name: ImagePath,
     place: String,
+    /// Of a container with other users than the machine's.
+    maps: Option<IdMaps>,
 }
 
 impl Engine {
@@ -215,7 +221,7 @@ impl Engine {
     pub fn copy_in(&self, local: &Path, run: &RunDir, path: &[u8], how: &How<'_>) -> Result<CopiedFiles, CopyError> {
         let place = run_place(run, path)?;
         let source = source_at(&local_place(local)?, how)?;
-        into_place(source, &place, inside(how), how)
+        into_place(source, &place, inside(&place, how), how)
     }
 
     /// Unpacks a tar archive into the directory `path` of a run.
@@ -235,13 +241,10 @@ impl Engine {
                 return Err(CopyError::Destination { place: place.name, found, expected });
             }
         };
-        let mut sink = TreeSink::new(top, inside(how), how.nonce);
+        let mut sink = TreeSink::new(top, inside(&place, how), how.nonce);
         let mut transfer = Transfer::new(how.stop);
-        take_archive(reader, &mut sink, &mut transfer).map_err(|source| CopyError::Transfer {
-            from: "-".to_owned(),
-            to: place.name.clone(),
-            source,
-        })?;
+        let taken = with_owners(&place, how, &mut sink, |sink| take_archive(reader, sink, &mut transfer))?;
+        taken.map_err(|source| CopyError::Transfer { from: "-".to_owned(), to: place.name.clone(), source })?;
         Ok(copied(&transfer))
     }
 
@@ -254,7 +257,7 @@ impl Engine {
         if record.keep && record.rootfs == "copy" && copy.is_dir() {
             let name = format!("{}:{}", record.name, String::from_utf8_lossy(path));
             let root = Dir::open(&copy).map_err(look(&name))?;
-            return source_at(&Place { root, path, name }, how);
+            return source_at(&Place { root, path, name, maps: None }, how);
         }
         if !record.keep || !upper.is_dir() {
             return Err(CopyError::NotKept { run: record.name.to_string() });
@@ -262,7 +265,8 @@ impl Engine {
         let place = format!("{}:{}", record.name, String::from_utf8_lossy(path));
         let layers = Layers::load(&self.store, &record.layers)?;
         // Only the ending of the path is looked at here.
-        let ending = Place { root: Dir::open(&upper).map_err(look(&place))?, path, name: place.clone() };
+        let root = Dir::open(&upper).map_err(look(&place))?;
+        let ending = Place { root, path, name: place.clone(), maps: None };
         let found =
             Kept::open(&layers, &upper)?.find(path, how.follow || ending.wants_directory()).map_err(look(&place))?;
         named(found, &ending)
@@ -275,8 +279,26 @@ fn look(place: &str) -> impl FnOnce(io::Error) -> CopyError {
 }
 
 /// What comes into a container is its root's.
-const fn inside(how: &How<'_>) -> Ownership {
-    if how.archive { Ownership::Kept } else { Ownership::Given(0, 0) }
+fn inside(place: &Place<'_>, how: &How<'_>) -> Ownership {
+    let (user, group) = place.maps.as_ref().and_then(IdMaps::root).unwrap_or((0, 0));
+    if how.archive { Ownership::Kept } else { Ownership::Given(user, group) }
+}
+
+/// Lets `work` put entries into `sink` as the owners at `place` have to be: in a container with other users than the machine's
+/// nothing can be made in the name of who is not one of them.
+fn with_owners<T>(
+    place: &Place<'_>,
+    how: &How<'_>,
+    sink: &mut TreeSink,
+    work: impl FnOnce(&mut dyn Sink) -> T,
+) -> Result<T, CopyError> {
+    let Some((maps, (user, group))) = place.maps.as_ref().and_then(|maps| Some((maps, maps.root()?))) else {
+        return Ok(work(sink));
+    };
+    let work = || {
+        if how.archive { work(&mut OwnerSink::new(sink, maps, Direction::Into)) } else { work(sink) }
+    };
+    with_filesystem_ids(user, group, work).map_err(look(&place.name))
 }
 
 fn run_place<'p>(run: &RunDir, path: &'p [u8]) -> Result<Place<'p>, CopyError> {
@@ -285,13 +307,13 @@ fn run_place<'p>(run: &RunDir, path: &'p [u8]) -> Result<Place<'p>, CopyError> {
         return Err(CopyError::Ended { run: record.name.to_string() });
     }
     let name = format!("{}:{}", record.name, String::from_utf8_lossy(path));
-    Ok(Place { root: live_root(run)?, path, name })
+    Ok(Place { root: live_root(run)?, path, name, maps: record.id_maps })
 }
 
 fn local_place(path: &Path) -> Result<Place<'_>, CopyError> {
     let name = path.display().to_string();
     let root = Dir::open(Path::new("/")).map_err(look(&name))?.across_mounts();
-    Ok(Place { root, path: path.as_os_str().as_bytes(), name })
+    Ok(Place { root, path: path.as_os_str().as_bytes(), name, maps: None })
 }
 
 fn source_at(place: &Place<'_>, how: &How<'_>) -> Result<Source, CopyError> {
@@ -311,7 +333,7 @@ fn named(found: Option<Origin>, place: &Place<'_>) -> Result<Source, CopyError> 
     let is_content = place.path == b"." || place.path.ends_with(b"/.");
     let path = if is_content { ImagePath::root() } else { place.clean()? };
     let name = clean(path.name().as_bytes(), &place.name)?;
-    Ok(Source { origin, name, place: place.name.clone() })
+    Ok(Source { origin, name, place: place.name.clone(), maps: place.maps.clone() })
 }
 
 fn find_destination(place: &Place<'_>) -> Result<Spot, CopyError> {
@@ -359,17 +381,18 @@ fn into_place(
     if top.is_made_up().map_err(look(&place.name))? {
         return Err(CopyError::MadeUp { place: place.name.clone() });
     }
-    send(source, &place.name, &mut TreeSink::new(top, ownership, how.nonce), how)
+    let mut sink = TreeSink::new(top, ownership, how.nonce);
+    with_owners(place, how, &mut sink, |sink| send(source, &place.name, sink, how))?
 }
 
 fn send(source: Source, to: &str, sink: &mut dyn Sink, how: &How<'_>) -> Result<CopiedFiles, CopyError> {
     let mut transfer = Transfer::new(how.stop);
-    let Source { origin, name, place } = source;
-    origin.send(name, sink, &mut transfer).map_err(|source| CopyError::Transfer {
-        from: place,
-        to: to.to_owned(),
-        source,
-    })?;
+    let Source { origin, name, place, maps } = source;
+    let sent = match &maps {
+        Some(maps) => origin.send(name, &mut OwnerSink::new(sink, maps, Direction::Out), &mut transfer),
+        None => origin.send(name, sink, &mut transfer),
+    };
+    sent.map_err(|source| CopyError::Transfer { from: place, to: to.to_owned(), source })?;
     Ok(copied(&transfer))
 }
 

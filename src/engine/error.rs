@@ -12,6 +12,7 @@ use super::ports::PortError;
 use super::removal::RemovalError;
 use super::resources::Unmet;
 use super::share::ShareError;
+use super::users::UsersError;
 use crate::artifact::{ArtifactError, RemoteError};
 use crate::container::{CgroupError, HostError};
 use crate::image::Platform;
@@ -95,6 +96,9 @@ pub enum EngineError {
     /// The machine cannot give what was asked for.
     #[error(transparent)]
     Unmet(#[from] Unmet),
+    /// No users for the container.
+    #[error(transparent)]
+    Users(#[from] UsersError),
     /// Another run's namespace cannot be had.
     #[error(transparent)]
     Share(Box<ShareError>),

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Engine, EngineError};
 use crate::container::{Member, StartFailure, Tenant, bounding_capabilities, live_init};
-use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, exec_process};
+use crate::spec::{ExecOptions, ImageFiles, MAX_IDENTITY_FILE_BYTES, check_mapped, exec_process};
 use crate::store::{RunDir, RunState};
 use crate::supervisor::exec::{ExecEvent, ExecOrder, ExecRequest};
 use crate::supervisor::protocol::Masked;
@@ -171,8 +171,12 @@ fn request(run: &RunDir, name: &str, init: &Member, wish: &ExecWish) -> Result<E
     };
     let (passwd, group) = (passwd.map_err(enter)?, group.map_err(enter)?);
     let files = ImageFiles { passwd: passwd.as_deref(), group: group.as_deref() };
-    let options = ExecOptions { group_add: run.record()?.group_add, ..wish.options.clone() };
+    let record = run.record()?;
+    let options = ExecOptions { group_add: record.group_add, ..wish.options.clone() };
     let process = exec_process(container, &options, &files, bounding(run)?)?;
+    if let Some(maps) = &record.id_maps {
+        check_mapped(maps, &process)?;
+    }
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let tenant = Tenant { process, seccomp, size: wish.size };
     Ok(ExecRequest { init: init.pid().as_raw(), tenant, detached: wish.detached })

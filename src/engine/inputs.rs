@@ -224,12 +224,12 @@ impl Inputs {
     pub fn mounts(&self) -> Result<Vec<InputMount>, SpecError> {
         let deps = self.deps.iter().map(|dep| {
             let DepMount { run, request, host_dir, container_path } = dep;
-            let setting = MountSetting::bind_read_only("dep", host_dir, container_path)?;
+            let setting = MountSetting::bind_read_only("dep", host_dir, container_path)?.of_run();
             let what = format!("an artifact of run `{run}` (dep {request})");
             Ok(InputMount { what, container_path: container_path.clone(), setting })
         });
         let caches = self.caches.iter().map(|cache| {
-            let setting = MountSetting::bind("cache", &cache.host_dir, &cache.container_path)?;
+            let setting = MountSetting::bind("cache", &cache.host_dir, &cache.container_path)?.of_run();
             let what = format!("the cache `{}`", cache.container_path.display());
             Ok(InputMount { what, container_path: cache.container_path.clone(), setting })
         });

@@ -104,6 +104,7 @@ fn record(
         layers: Vec::new(),
         mounted: Vec::new(),
         ipc: (options.namespaces.ipc == IpcMode::Shareable).then(|| share::SHAREABLE.to_owned()),
+        id_maps: options.namespaces.users.maps().cloned(),
         command: Vec::new(),
         limits: Limits {
             cpus: options.cpus.map(spec::Cpus::as_f64),
@@ -294,7 +295,9 @@ fn own_mounts(
     artifacts: &[artifact::Prepared],
 ) -> Result<Vec<MountSetting>, EngineError> {
     let mount = |artifact: &artifact::Prepared| {
-        MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path).map_err(EngineError::from)
+        MountSetting::bind("artifact", &artifact.host_dir, &artifact.declared.container_path)
+            .map(MountSetting::of_run)
+            .map_err(EngineError::from)
     };
     let steps = (!request.conduct.steps.is_empty()).then(|| step_mount(dir));
     artifacts.iter().map(mount).chain(steps).collect()
@@ -376,7 +379,7 @@ fn step_mount(dir: &RunDir) -> Result<MountSetting, EngineError> {
     let write = |source| EngineError::Write { path: path.clone(), source };
     fs::write(&path, "").map_err(write)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(write)?;
-    Ok(MountSetting::bind("step", &path, Path::new(STEP_FILE))?)
+    Ok(MountSetting::bind("step", &path, Path::new(STEP_FILE))?.of_run())
 }
 
 /// A runtime gives a container a network namespace, and nothing to reach through it.

@@ -139,6 +139,9 @@ pub(super) fn recorded(mounted: &[ReadyImage]) -> Vec<MountedImage> {
 
 /// Refuses what only a run of ours can have.
 pub(super) fn refuse_in_bundle(options: &Options) -> Result<(), ShareError> {
+    if options.namespaces.users.are_mapped() {
+        return Err(ShareError::NotInBundle("--userns` or `--uidmap".to_owned()));
+    }
     if let Some((flag, _, run)) = wanted(options).next() {
         return Err(ShareError::NotInBundle(format!("{flag} container:{run}")));
     }

@@ -104,28 +104,41 @@ pub fn mount_overlay(layers: &Layers, scratch: &Path, target: &Path, volatile: b
         return Err(RootfsError::PlainLayers);
     }
     let (upper, work, empty) = (scratch.join("upper"), scratch.join("work"), scratch.join("empty"));
-    let mut lowers = layers.paths().to_vec();
-    if lowers.len() > MAX_OVERLAY_LOWERS {
-        return Err(RootfsError::TooManyLayers { layers: lowers.len(), limit: MAX_OVERLAY_LOWERS });
+    let count = layers.paths().len();
+    if count > MAX_OVERLAY_LOWERS {
+        return Err(RootfsError::TooManyLayers { layers: count, limit: MAX_OVERLAY_LOWERS });
     }
     let mut made = Made::default();
-    if lowers.is_empty() {
+    if count == 0 {
         // An overlay wants something below, even for an image of nothing.
         made.directory(&empty)?;
-        lowers.push(empty);
     }
     made.directory(&upper)?;
     made.directory(&work)?;
     describe_root(layers, &upper)?;
-    let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work, volatile };
+    mount_overlay_of(layers, scratch, target, volatile)?;
+    made.keep();
+    Ok(())
+}
+
+/// Mounts an overlay with a writable layer that is there.
+pub(super) fn mount_overlay_of(
+    layers: &Layers,
+    scratch: &Path,
+    target: &Path,
+    volatile: bool,
+) -> Result<(), RootfsError> {
+    let mut lowers = layers.paths().to_vec();
+    if lowers.is_empty() {
+        lowers.push(scratch.join("empty"));
+    }
+    let overlay = Overlay { lowers: &lowers, upper: &scratch.join("upper"), work: &scratch.join("work"), volatile };
     overlay.mount(target).map_err(|error| RootfsError::Mount {
         target: target.to_owned(),
         operation: error.operation,
         log: error.log,
         source: error.source,
-    })?;
-    made.keep();
-    Ok(())
+    })
 }
 
 /// Whether an overlay can be mounted with its writable layer in `directory`, and works: on network file systems, on other

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use super::archive::TarError;
 use super::path::{ImagePath, PathError};
 use super::stream::StreamError;
@@ -65,6 +67,26 @@ pub enum RootfsError {
         /// What was to be done.
         operation: &'static str,
         /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel makes no user namespace with the maps that are wanted.
+    #[error("cannot make a user namespace with these maps{hint}")]
+    Users {
+        /// Advice, with the line break before it.
+        hint: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither the file system nor the kernel lets files belong to the users of a container.
+    #[error(
+        "cannot mount `{path}` with other owners: its file system or the kernel does not know how\nhint: a store on ext4, xfs or btrfs can (`--root`), and `--userns host` needs nothing of it"
+    )]
+    Owners {
+        /// The directory.
         path: PathBuf,
         /// Why.
         #[source]
@@ -275,6 +297,18 @@ pub enum EntryError {
         /// The bound in bytes.
         limit: ByteSize,
     },
+}
+
+impl RootfsError {
+    /// What the kernel says about a user namespace, and what to do about it.
+    pub(super) fn users(source: io::Error) -> Self {
+        let hint = match Errno::from_io_error(&source) {
+            Some(Errno::NOSPC | Errno::USERS) => "\nhint: `sysctl user.max_user_namespaces` says how many there may be",
+            Some(Errno::PERM) => "\nhint: inside of a container the ids have to be some that it has itself",
+            _ => "",
+        };
+        Self::Users { hint, source }
+    }
 }
 
 impl EntryError {

@@ -78,6 +78,10 @@ pub(super) struct BindOptions {
     pub(super) recursive: bool,
     pub(super) propagation: Propagation,
     pub(super) relabel: bool,
+    /// Whether its files belong to the container's users as they stand on the disk.
+    pub(super) is_mapped: bool,
+    /// Whether it is the run's own, not something of the user's.
+    pub(super) is_of_run: bool,
     /// `exec` or `noexec` and their like, in the order they were given.
     attributes: Vec<&'static str>,
     /// What was given, each with what it is about.
@@ -92,6 +96,8 @@ impl Default for BindOptions {
             recursive: true,
             propagation: Propagation::Private,
             relabel: false,
+            is_mapped: false,
+            is_of_run: false,
             attributes: Vec::new(),
             given: Vec::new(),
         }
@@ -106,7 +112,7 @@ impl BindOptions {
 
     /// Takes one word.
     pub(super) fn apply(&mut self, option: &str) -> Result<(), MountProblem> {
-        const EXPECTED: &str = "`ro`, `rw`, `z`, `Z`, `bind`, `rbind`, `nocopy`, `exec`, `noexec`, `suid`, `nosuid`, `dev`, `nodev`, or a propagation such as `rslave`";
+        const EXPECTED: &str = "`ro`, `rw`, `z`, `Z`, `idmap`, `bind`, `rbind`, `nocopy`, `exec`, `noexec`, `suid`, `nosuid`, `dev`, `nodev`, or a propagation such as `rslave`";
         if let Some(propagation) = Propagation::parse(option) {
             self.note("propagation", option)?;
             self.propagation = propagation;
@@ -122,9 +128,9 @@ impl BindOptions {
                 self.recursive = option == "rbind";
             }
             "z" | "Z" => self.relabel = true,
+            "idmap" => self.is_mapped = true,
             "nocopy" | "cached" | "delegated" | "consistent" => {}
-            "copy" | "U" | "O" | "sync" | "async" | "dirsync" | "nosymfollow" | "unbindable" | "runbindable"
-            | "idmap" => {
+            "copy" | "U" | "O" | "sync" | "async" | "dirsync" | "nosymfollow" | "unbindable" | "runbindable" => {
                 return Err(MountProblem::Unsupported(option.to_owned()));
             }
             _ if option.starts_with("idmap=") => return Err(MountProblem::Unsupported(option.to_owned())),
@@ -175,6 +181,7 @@ impl BindOptions {
                 _ => &["rdev"],
             });
         }
+        options.extend(self.is_mapped.then_some("idmap"));
         options.into_iter().map(str::to_owned).collect()
     }
 }
@@ -210,6 +217,7 @@ mod tests {
             ("noexec,nosuid", "rbind rprivate noexec rnoexec nosuid rnosuid"),
             ("bind,nodev,exec", "bind rprivate nodev rexec"),
             ("rslave,z,nocopy", "rbind rprivate"),
+            ("ro,bind,idmap", "bind rprivate ro idmap"),
         ] {
             assert_eq!(read(text).unwrap().in_spec(Propagation::Private).join(" "), expected, "{text}");
         }
@@ -223,7 +231,7 @@ mod tests {
             assert!(matches!(read(text), Err(MountProblem::Conflict(..))), "{text}");
         }
         assert!(read("ro,ro,z,Z").is_ok());
-        for text in ["U", "O", "copy", "idmap", "idmap=uids=0-1-2", "nosymfollow", "unbindable"] {
+        for text in ["U", "O", "copy", "idmap=uids=0-1-2", "nosymfollow", "unbindable"] {
             assert!(matches!(read(text), Err(MountProblem::Unsupported(_))), "{text}");
         }
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::OciSpecError;
 
 use super::flag_error::FlagProblem;
+use super::users::MapProblem;
 use crate::image::{ByteSize, ByteSizeError};
 
 /// Where a setting came from, for messages.
@@ -187,11 +188,40 @@ pub enum SpecError {
         /// The ones that there are.
         expected: &'static str,
     },
-    /// A container's users cannot be others than the machine's.
-    #[error(
-        "`{0}` is not supported yet: the files of an image would belong to users that the container does not have\nhint: `--user` runs the workload as another user, `--userns host` is what there is"
-    )]
+    /// A way of choosing a container's users that is not there.
+    #[error("`{0}` is not supported\nhint: `--userns auto`, or `--uidmap 0:100000:65536`")]
     UserMapping(String),
+    /// A kernel that cannot show a root file system with other owners.
+    #[error(
+        "`--userns` or `--uidmap` needs Linux 5.19 or newer, found {}.{}\nhint: `--user` runs the workload as another user",
+        .kernel.0, .kernel.1
+    )]
+    UsersKernel {
+        /// The machine's.
+        kernel: (u32, u32),
+    },
+    /// A line that maps users.
+    #[error("`{flag} {}`: {problem}", .text.escape_debug())]
+    IdMap {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        text: String,
+        /// What is wrong.
+        problem: MapProblem,
+    },
+    /// Somebody whom the container does not have.
+    #[error("{what} is not mapped: the container has {kind} {has}\nhint: map it with `{flag}`, or choose another")]
+    NotMapped {
+        /// Who.
+        what: String,
+        /// `users` or `groups`.
+        kind: &'static str,
+        /// Which there are.
+        has: String,
+        /// What would map it.
+        flag: &'static str,
+    },
     /// Two settings that cannot both be.
     #[error("`{0}` and `{1}` exclude each other: {2}")]
     Conflict(String, String, &'static str),

@@ -12,7 +12,7 @@ use super::error::SpecError;
 use super::namespaces::{IpcMode, OwnOrHost, PidMode, Shared};
 use super::security::SeccompChoice;
 use super::sysctl::Sysctl;
-use super::{CgroupVersion, HostFacts, Network, Options, Paths, edits, mounts, resources, seccomp};
+use super::{CgroupVersion, HostFacts, Network, Options, Paths, edits, mapped, mounts, resources, seccomp};
 
 /// Docker's list: what tells about, or reaches, the machine itself.
 const MASKED: [&str; 12] = [
@@ -57,6 +57,10 @@ pub(super) fn linux(
     }
     linux.set_seccomp(filter(options, host, capabilities)?);
     linux.set_sysctl(sysctls(options));
+    if let Some(maps) = options.namespaces.users.maps() {
+        linux.set_uid_mappings(Some(mapped::mappings(&maps.uids)?));
+        linux.set_gid_mappings(Some(mapped::mappings(&maps.gids)?));
+    }
     Ok(linux)
 }
 
@@ -76,7 +80,12 @@ fn filter(
 /// The user's win over docker's.
 fn sysctls(options: &Options) -> Option<HashMap<String, String>> {
     let dockers = NETWORK_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let dockers = dockers.into_iter().filter(|_| options.network.is_own());
+    let groups = options.namespaces.users.maps().map(mapped::last_group);
+    let dockers = dockers.into_iter().filter(|_| options.network.is_own()).map(|(name, value)| match groups {
+        // Groups that the container does not have are none for the kernel.
+        Some(last) if name.ends_with("ping_group_range") => (name, format!("0 {last}")),
+        _ => (name, value),
+    });
     let sysctls: HashMap<_, _> = dockers.chain(options.security.sysctls.iter().map(Sysctl::pair)).collect();
     (!sysctls.is_empty()).then_some(sysctls)
 }
@@ -87,6 +96,9 @@ fn namespaces(options: &Options, joined: &Path) -> Result<Vec<LinuxNamespace>, O
     let of_run = |kind, shared| LinuxNamespaceBuilder::default().typ(kind).path(joined_path(joined, shared)).build();
     let modes = &options.namespaces;
     let mut list = vec![own(LinuxNamespaceType::Mount)?];
+    if modes.users.are_mapped() {
+        list.push(own(LinuxNamespaceType::User)?);
+    }
     match &modes.pid {
         PidMode::Private => list.push(own(LinuxNamespaceType::Pid)?),
         PidMode::Run(_) => list.push(of_run(LinuxNamespaceType::Pid, Shared::Pid)?),
@@ -171,7 +183,13 @@ mod tests {
                 .join(" ")
         };
         assert_eq!(kinds(Namespaces::default()), "mnt pid ipc uts cgroup");
-        let host = Namespaces { ipc: IpcMode::Host, pid: PidMode::Host, uts: OwnOrHost::Host, cgroup: OwnOrHost::Host };
+        let host = Namespaces {
+            ipc: IpcMode::Host,
+            pid: PidMode::Host,
+            uts: OwnOrHost::Host,
+            cgroup: OwnOrHost::Host,
+            ..Namespaces::default()
+        };
         assert_eq!(kinds(host), "mnt");
         let other = Namespaces {
             ipc: "container:a".parse().unwrap(),

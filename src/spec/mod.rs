@@ -16,6 +16,7 @@ mod exec;
 mod flag_error;
 mod labels;
 mod linux;
+mod mapped;
 mod mount_fields;
 mod mount_flags;
 mod mounts;
@@ -32,6 +33,7 @@ mod syscalls;
 mod sysctl;
 mod ulimit;
 mod user;
+mod users;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,10 +47,11 @@ pub use error::{EnvFileProblem, MountProblem, Origin, SpecError};
 pub use exec::{ExecOptions, exec_process};
 pub use flag_error::FlagProblem;
 pub use labels::{label_file, pair};
+pub use mapped::check_mapped;
 pub use mount_flags::{BindMount, ImageMount, MountSetting, Propagation, TmpfsMount, container_path};
 pub use mounts::ImageVolume;
 pub use name_lookup::{ExtraHost, NameLookup};
-pub use namespaces::{IpcMode, Namespaces, OwnOrHost, PidMode, RunRef, Shared, check_user_namespace};
+pub use namespaces::{IpcMode, Namespaces, OwnOrHost, PidMode, RunRef, Shared};
 pub use network::{Hostname, Network};
 pub use resources::{
     Cpus, IdList, MemoryLimit, MemorySwap, ResourceOptions, Throttle, ThrottleKind, blkio_weight, cpu_period,
@@ -60,6 +63,7 @@ pub use signal::StopSignal;
 pub use sysctl::{Namespace, Sysctl};
 pub use ulimit::{LIMIT_COUNT, Ulimit};
 pub use user::Identity;
+pub use users::{AUTO_SIZE, MapProblem, Users};
 
 use crate::image::{ByteSize, ImageConfig, Platform};
 
@@ -112,7 +116,7 @@ pub struct Options {
     pub shm_size: ByteSize,
     /// `--network`.
     pub network: Network,
-    /// `--ipc`, `--pid`, `--uts`, `--cgroupns`.
+    /// `--ipc`, `--pid`, `--uts`, `--cgroupns`, `--userns`.
     pub namespaces: Namespaces,
     /// `--add-host` and the `--dns` flags.
     pub lookup: NameLookup,
@@ -160,7 +164,9 @@ impl Options {
     /// Whether the machine can give what is asked for; what can be said before there is an image.
     pub fn check(&self, host: &HostFacts) -> Result<(), SpecError> {
         self.resources.check(self.cpus, self.memory, host)?;
-        self.security.check(host, &self.network, &self.namespaces)
+        self.security.check(host, &self.network, &self.namespaces)?;
+        mapped::check_kernel(self, host)?;
+        mapped::check(self)
     }
 }
 
@@ -291,7 +297,13 @@ pub fn build(
 ) -> Result<Built, SpecError> {
     options.check(host)?;
     check(options, host)?;
+    // What a user namespace gives does not reach the machine's limits.
+    let host = &HostFacts {
+        can_raise_limits: host.can_raise_limits && !options.namespaces.users.are_mapped(),
+        ..host.clone()
+    };
     let identity = identity(image, options, files)?;
+    mapped::check_identity(options, &identity)?;
     let working_dir = process::working_dir(image, options)?;
     let hostname = hostname(options, host);
     let mut granted = capabilities::granted(host.bounding_capabilities, &options.security)?;

@@ -137,6 +137,7 @@ impl<'a> MountFields<'a> {
             ("bind-create-src", _) => self.create_source = flag(value, field)?,
             ("relabel", "shared" | "private") => self.bind.relabel = true,
             ("relabel", _) => return Err(bad("`shared` or `private`")),
+            ("idmap", "") => self.bind.apply("idmap")?,
             ("U" | "chown" | "idmap" | "tmpcopyup" | "notmpcopyup", _) => {
                 return Err(MountProblem::Unsupported(field.to_owned()));
             }

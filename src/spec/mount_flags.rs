@@ -111,6 +111,11 @@ impl BindMount {
         self.options.recursive
     }
 
+    /// Whether its files belong to the container's users (`idmap`).
+    pub(super) const fn is_mapped(&self) -> bool {
+        self.options.is_mapped
+    }
+
     /// Whether `z` or `Z` was given.
     pub(super) const fn wants_relabel(&self) -> bool {
         self.options.relabel
@@ -160,6 +165,18 @@ impl MountSetting {
     /// The same, read-only with all that is mounted below the source.
     pub fn bind_read_only(what: &'static str, source: &Path, destination: &Path) -> Result<Self, SpecError> {
         Self::existing(source, destination, true).map_err(|problem| error(what, &source.display().to_string(), problem))
+    }
+
+    /// Marks it as the run's own: in a container with other users than the machine's its files belong to those.
+    #[must_use]
+    pub fn of_run(self) -> Self {
+        match self {
+            Self::Bind(mut mount) => {
+                mount.options.is_of_run = true;
+                Self::Bind(mount)
+            }
+            other => other,
+        }
     }
 
     fn existing(source: &Path, destination: &Path, read_only: bool) -> Result<Self, MountProblem> {
@@ -397,7 +414,7 @@ mod tests {
             ("/a:/b:ro,rw", "`ro` and `rw` exclude each other"),
             ("/a:/b:rshared,slave", "`rshared` and `slave` exclude each other"),
             ("/a:/b:U", "`U` is not supported yet"),
-            ("/a:/b:idmap", "`idmap` is not supported yet"),
+            ("/a:/b:idmap=uids=0-1-2", "is not supported yet"),
             ("/a:/b:oops", "`oops` is unknown, expected `ro`"),
             ("/a:/b:ro:x", "`ro:x` is unknown"),
             ("/a\0:/b", "NUL"),

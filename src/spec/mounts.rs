@@ -16,7 +16,7 @@ use super::error::SpecError;
 use super::mount_flags::{BindMount, MountSetting, container_path};
 use super::namespaces::IpcMode;
 use super::path::depth;
-use super::{Dialect, HostFacts, Options, Paths, edits};
+use super::{Dialect, HostFacts, Options, Paths, edits, mapped};
 use crate::image::{ByteSize, ImageConfig};
 
 /// Destination, type, source, options.
@@ -75,12 +75,12 @@ pub(super) fn mounts(
     let image_volumes = image_volumes(image, options, paths, &mut taken, &mut warnings);
     for volume in &image_volumes {
         if let Some(source) = &volume.host {
-            later.push(bind(source, &volume.destination, false)?);
+            later.push(own_bind(options, source, &volume.destination, false)?);
         }
     }
     for (source, destination) in lookup_files(paths) {
         if !taken.contains(Path::new(destination)) {
-            later.push(bind(source, Path::new(destination), options.read_only)?);
+            later.push(own_bind(options, source, Path::new(destination), options.read_only)?);
         }
     }
     for mount in edits::mounts(&options.edits)? {
@@ -114,7 +114,8 @@ fn defaults(options: &Options, paths: &Paths, taken: &HashSet<PathBuf>) -> Resul
         if destination == SHM {
             fixed.push(format!("size={}", shm_size.0));
         }
-        MountBuilder::default().destination(destination).typ(kind).source(source).options(fixed).build().map(Some)
+        let mount = MountBuilder::default().destination(destination).typ(kind).source(source).options(fixed).build()?;
+        mapped::default_mount(options, mount).map(Some)
     };
     let wanted = DEFAULTS.iter().filter(|(destination, ..)| !taken.contains(Path::new(destination)));
     wanted.filter_map(|mount| make(mount).transpose()).collect()
@@ -128,7 +129,9 @@ fn user_mounts(options: &Options, dialect: Dialect, paths: &Paths) -> Result<Vec
                 Dialect::Libcontainer => Propagation::Private,
                 Dialect::Standard => mount.propagation(),
             };
-            bind_with(mount.source(), mount.destination(), mount.options().in_spec(propagation))
+            let mut bind = mount.options().clone();
+            bind.is_mapped |= bind.is_of_run && options.namespaces.users.are_mapped();
+            bind_with(mount.source(), mount.destination(), bind.in_spec(propagation))
         }
         MountSetting::Tmpfs(mount) => MountBuilder::default()
             .destination(mount.destination())
@@ -158,6 +161,13 @@ fn writable_places(options: &Options, taken: &mut HashSet<PathBuf>) -> Result<Ve
 
 fn bind(source: &Path, destination: &Path, read_only: bool) -> Result<Mount, OciSpecError> {
     bind_with(source, destination, BindOptions::plain(read_only).in_spec(Propagation::Private))
+}
+
+/// A bind mount of what was made for this run: its files are those of the container's users.
+fn own_bind(options: &Options, source: &Path, destination: &Path, read_only: bool) -> Result<Mount, OciSpecError> {
+    let mut bind = BindOptions::plain(read_only);
+    bind.is_mapped = options.namespaces.users.are_mapped();
+    bind_with(source, destination, bind.in_spec(Propagation::Private))
 }
 
 fn bind_with(source: &Path, destination: &Path, options: Vec<String>) -> Result<Mount, OciSpecError> {

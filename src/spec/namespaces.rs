@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::SpecError;
+use super::users::Users;
 
 /// How another run is named in a mode.
 const CONTAINER: &str = "container:";
@@ -132,20 +133,6 @@ impl OwnOrHost {
     }
 }
 
-/// Checks `--userns`, of which only the machine's is there.
-///
-/// # Errors
-/// For every mapping: the layers of an image belong to the machine's users, and a mapped root could not write to them.
-pub fn check_user_namespace(text: &str) -> Result<(), SpecError> {
-    match text.split_once(':').map_or(text, |(mode, _)| mode) {
-        "" | "host" => Ok(()),
-        "private" | "auto" | "keep-id" | "nomap" | "ns" | "container" => {
-            Err(SpecError::UserMapping(format!("--userns {text}")))
-        }
-        _ => Err(unknown("--userns", text, "`host`")),
-    }
-}
-
 /// What `run` was asked for about namespaces; that of the network is [`super::Network`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
@@ -157,6 +144,8 @@ pub struct Namespaces {
     pub uts: OwnOrHost,
     /// `--cgroupns`.
     pub cgroup: OwnOrHost,
+    /// `--userns`, `--uidmap`, `--gidmap`.
+    pub users: Users,
 }
 
 /// A kind of namespace that is shared with another run.
@@ -198,7 +187,6 @@ mod tests {
         assert_eq!("container:a-1".parse::<IpcMode>().unwrap(), IpcMode::Run(RunRef("a-1".to_owned())));
         assert_eq!("host".parse::<PidMode>().unwrap(), PidMode::Host);
         assert_eq!(OwnOrHost::parse("--uts", "host").unwrap(), OwnOrHost::Host);
-        assert!(check_user_namespace("host").is_ok() && check_user_namespace("").is_ok());
     }
 
     #[test]
@@ -213,8 +201,6 @@ mod tests {
                 "`--uts container:a` is unknown, expected `private` or `host`",
             ),
             (OwnOrHost::parse("--cgroupns", "no").unwrap_err(), "`--cgroupns no` is unknown"),
-            (check_user_namespace("auto:size=9").unwrap_err(), "`--userns auto:size=9` is not supported yet"),
-            (check_user_namespace("keep").unwrap_err(), "`--userns keep` is unknown, expected `host`"),
         ] {
             assert!(error.to_string().contains(words), "{error}");
         }

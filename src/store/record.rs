@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::health::RunHealth;
+use super::id_maps::IdMaps;
 use super::restart::RestartPolicy;
 use super::run_cgroup::RunCgroup;
 use super::runs::RunName;
@@ -347,6 +348,9 @@ pub struct RunRecord {
     /// `shareable` when other runs may join its IPC namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipc: Option<String>,
+    /// Which users of the machine its users are; absent when they are the machine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_maps: Option<IdMaps>,
     /// The container's argv, secrets masked.
     pub command: Vec<String>,
     /// What it may use.

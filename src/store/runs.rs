@@ -13,6 +13,7 @@
 //!   gpu/          what a container with GPUs sees of `/proc/driver/nvidia`
 //!   joined/       namespaces and shared memory of other runs, while the container is made
 //!   images/       mounted images, with what was written to them
+//!   staged/       the spec of a container with users of its own, as libcontainer reads it (see `supervisor::users`)
 //!   rootfs/       mount point of the root file system, in the supervisor's own mount namespace; or a copy of it, which stays
 //!                 where it is to be kept
 //!   upper/ work/  the writable layer; gone at the end unless it is kept
@@ -252,6 +253,7 @@ impl RunDir {
             "gpu",
             "joined",
             "images",
+            "staged",
             "config.json",
             "secrets",
             "control",

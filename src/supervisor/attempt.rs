@@ -8,7 +8,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -27,6 +27,7 @@ use super::pulse::Pulse;
 use super::relay::{Listeners, Outcome, Relay, Watched};
 use super::streams::Streams;
 use super::surroundings::Placed;
+use super::users::{Staged, Users};
 use super::victim::last_victim;
 use crate::artifact::Uploader;
 use crate::container::{
@@ -42,6 +43,8 @@ const MAX_STEP_BYTES: u64 = 32;
 
 /// What all containers of a run have in common.
 pub(super) struct Ground {
+    pub(super) rootfs: Rootfs,
+    pub(super) users: Users,
     #[expect(dead_code, reason = "held for the mounts")]
     pub(super) images: Placed,
     pub(super) models: Models,
@@ -67,8 +70,11 @@ impl Life {
     /// Has one container, from its making to its end.
     pub(super) fn attempt(&mut self, ground: &mut Ground) -> Result<Ended, StartFailure> {
         // A rename may have moved it.
-        let root = self.run.path().join("rootfs");
-        self.fit_rootfs(&root)?;
+        ground.rootfs.path = self.run.path().join("rootfs");
+        if !self.is_first() && ground.users.owners().is_some() {
+            self.remount_rootfs(&ground.rootfs)?;
+        }
+        self.fit_rootfs(&ground.rootfs.path)?;
         self.request.record.detached = ground.detached;
         self.forget_step().map_err(system("begin the commands once more"))?;
         let record = &self.request.record;
@@ -77,7 +83,7 @@ impl Life {
         cgroup.begin();
         let opened = ground.streams.open(&self.request, self.run.console());
         let (theirs, ends) = opened.map_err(system("make the container's streams"))?;
-        let container = self.create(&root, &cgroup, theirs)?;
+        let container = self.create(ground, &cgroup, theirs)?;
         cgroup.has_init(container.pid());
         let init = sys::pidfd(container.pid()).map_err(system("watch the container"))?;
         let settled = ground.streams.settle(ends, container.pid(), &self.request);
@@ -96,12 +102,13 @@ impl Life {
         self.request.record.restarts == 0
     }
 
-    fn create(&self, root: &Path, cgroup: &Cgroup, streams: Stdio) -> Result<Container<Created>, StartFailure> {
-        let (request, bundle) = (&self.request, self.run.path());
-        let _placed = request.surroundings.place_joins(&Store::at(request.store.clone()), bundle)?;
-        check_destinations(root, &self.run.config())?;
+    fn create(&self, ground: &Ground, cgroup: &Cgroup, streams: Stdio) -> Result<Container<Created>, StartFailure> {
+        let (request, run) = (&self.request, self.run.path());
+        let _placed = request.surroundings.place_joins(&Store::at(request.store.clone()), run)?;
+        check_destinations(&ground.rootfs.path, &self.run.config())?;
         cgroup.make().map_err(|error| StartFailure::ours(describe(&error)))?;
-        Container::create(&request.record.id, &request.state, bundle, streams, request.init, cgroup)
+        let staged = Staged::of(request, &self.run, &ground.rootfs, ground.users.owners())?;
+        Container::create(&request.record.id, &request.state, staged.bundle(), streams, request.init, cgroup)
             .map_err(ContainerError::into_failure)
     }
 
@@ -256,6 +263,14 @@ impl Life {
         Ok(rootfs)
     }
 
+    /// Where the users are others, the last container has had the only mount of it.
+    fn remount_rootfs(&self, rootfs: &Rootfs) -> Result<(), StartFailure> {
+        let (store, record) = (Store::at(self.request.store.clone()), &self.request.record);
+        let remounted = Layers::load(&store, &record.layers)
+            .and_then(|layers| rootfs::remount(rootfs, &layers, self.run.path(), record.keep));
+        remounted.map_err(|error| StartFailure::ours(describe(&error)))
+    }
+
     /// Makes the root file system fit for a container: the image, and each workload, may have put anything there.
     fn fit_rootfs(&self, root: &Path) -> Result<(), StartFailure> {
         let failure = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
@@ -307,7 +322,7 @@ fn read_step(path: &Path) -> Option<usize> {
 }
 
 /// Device nodes of an image can be opened where no cgroup of the run forbids it; so its root file system has none.
-fn without_devices(root: &Path) -> nix::Result<()> {
+pub(super) fn without_devices(root: &Path) -> nix::Result<()> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
     let forbid = || mount(None::<&str>, root, None::<&str>, flags, None::<&str>);
     match forbid() {

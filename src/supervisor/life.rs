@@ -36,6 +36,7 @@ use super::protocol::{Event, Masked, Request, receive_request};
 use super::relay::Listeners;
 use super::restart::{Again, Restarts};
 use super::streams::Streams;
+use super::users::Users;
 use crate::artifact::Uploader;
 use crate::container::{LimitChange, StartFailure};
 use crate::gpu::lease::Handed;
@@ -192,8 +193,16 @@ impl Life {
         let log = LogWriter::open(&self.run.log(), self.request.conduct.logging).map_err(system("write the log"))?;
         let streams = Streams::new(&self.request, self.stdin.take(), log);
         let store = Store::at(self.request.store.clone());
+        let users = Users::of(&self.request, &self.run)?;
         Ok(Ground {
-            images: self.request.surroundings.place_images(&store, self.run.path(), self.request.rootfs)?,
+            images: self.request.surroundings.place_images(
+                &store,
+                self.run.path(),
+                self.request.rootfs,
+                users.owners(),
+            )?,
+            rootfs,
+            users,
             models,
             streams: streams.map_err(system("make the container's streams"))?,
             eye,

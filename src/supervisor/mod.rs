@@ -41,6 +41,7 @@ mod surroundings;
 mod sweep;
 mod tail;
 mod terminal;
+mod users;
 mod victim;
 
 use std::ffi::OsStr;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::donor::Donor;
 use crate::container::StartFailure;
 use crate::image::Digest;
-use crate::rootfs::{self, Choice, Layers};
+use crate::rootfs::{self, Choice, Layers, Owners};
 use crate::spec::Shared;
 use crate::store::{RunName, Store};
 use crate::sys::graft::{attach, copy_tree, open_place, open_place_in, path_of};
@@ -102,13 +102,20 @@ impl Surroundings {
     }
 
     /// The same with the images.
-    pub(super) fn place_images(&self, store: &Store, run: &Path, choice: Choice) -> Result<Placed, StartFailure> {
+    pub(super) fn place_images(
+        &self,
+        store: &Store,
+        run: &Path,
+        choice: Choice,
+        owners: Option<Owners<'_>>,
+    ) -> Result<Placed, StartFailure> {
         let mut placed = Placed::default();
         if !self.images.is_empty() {
             let dir = run.join("images");
             make_dir(&dir)?;
             for (number, part) in self.images.iter().enumerate() {
-                place_image(part, store, &dir, number, choice, &mut placed)?;
+                let whole = mount_whole(part, store, &dir, number, (choice, owners), &mut placed)?;
+                place_part(part, &whole, dir.join(number.to_string()), &mut placed)?;
             }
         }
         Ok(placed)
@@ -142,31 +149,43 @@ fn place_join(join: &Join, store: &Store, dir: &Path, placed: &mut Placed) -> Re
     Ok(())
 }
 
-/// Mounts the whole image out of the way, and the part that is wanted where the specification names it: a link of the
-/// image in that part's path then leads nowhere else.
-fn place_image(
+/// Mounts the whole image out of the way, for the container's users where they are not the machine's.
+fn mount_whole(
     part: &MountedPart,
     store: &Store,
     dir: &Path,
     number: usize,
-    choice: Choice,
+    (choice, owners): (Choice, Option<Owners<'_>>),
     placed: &mut Placed,
-) -> Result<(), StartFailure> {
+) -> Result<PathBuf, StartFailure> {
     let failed = |error: rootfs::RootfsError| StartFailure::ours(describe(&error));
     let layers = Layers::load(store, &part.layers).map_err(failed)?;
     let scratch = dir.join(format!("{number}.layers"));
-    let (whole, target) = (scratch.join("root"), dir.join(number.to_string()));
+    let whole = scratch.join("root");
     make_dir(&scratch)?;
     make_dir(&whole)?;
-    let method = rootfs::assemble(choice, &layers, &scratch, &whole, false).map_err(failed)?.method;
-    if method == rootfs::Method::Overlay {
-        placed.0.push(whole.clone());
-    }
+    let rootfs = rootfs::assemble(choice, &layers, &scratch, &whole, false).map_err(failed)?;
+    let Some(owners) = owners else {
+        if rootfs.method == rootfs::Method::Overlay {
+            placed.0.push(whole.clone());
+        }
+        return Ok(whole);
+    };
+    let mapped = dir.join(format!("{number}.mapped"));
+    make_dir(&mapped)?;
+    rootfs::remount_mapped(&rootfs, &layers, &scratch, &mapped, false, owners).map_err(failed)?;
+    placed.0.push(mapped.clone());
+    Ok(mapped)
+}
+
+/// Mounts the part that is wanted where the specification names it: a link of the image in that part's path then leads
+/// nowhere else.
+fn place_part(part: &MountedPart, whole: &Path, target: PathBuf, placed: &mut Placed) -> Result<(), StartFailure> {
     let system = |what: &str| {
         let what = what.to_owned();
         move |error: std::io::Error| StartFailure::ours(format!("cannot {what}: {error}"))
     };
-    let root = open_place(&whole).map_err(system("open a mounted image"))?;
+    let root = open_place(whole).map_err(system("open a mounted image"))?;
     let wanted = match &part.subpath {
         Some(subpath) => open_place_in(root.as_fd(), subpath)
             .map_err(system(&format!("find `{}` in the mounted image", subpath.display())))?,

@@ -50,7 +50,13 @@ pub fn copy_tree(place: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::mount::open_tree(place, c"", flags)?)
 }
 
-/// The same of a place in another mount namespace. The caller must have one thread only; it is back in its own namespace,
+/// The same without what is mounted below it.
+pub fn copy_mount(place: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(place, c"", flags)?)
+}
+
+/// The same as [`copy_tree`] of a place in another mount namespace. The caller must have one thread only; it is back in its own namespace,
 /// root and directory afterwards, or ends at once.
 pub fn copy_tree_of(namespace: BorrowedFd<'_>, place: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let own_namespace = rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

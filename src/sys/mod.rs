@@ -17,6 +17,7 @@ mod sealed;
 mod space;
 mod terminal;
 mod tree;
+mod userns;
 
 pub use atomic::{sync_dir, write_atomic};
 pub use bpf::attach_device_filter;
@@ -40,3 +41,4 @@ pub use sealed::seal_program;
 pub use space::{free_bytes, is_tmpfs, network_file_system};
 pub use terminal::{RawTerminal, is_terminal};
 pub use tree::{Progress, disk_usage, remove_some, remove_tree};
+pub use userns::{map_mount, mapped_copy, user_namespace, with_filesystem_ids};

@@ -232,7 +232,7 @@ fn bad_mounts_are_refused_before_anything_is_made() {
         ("-v", format!("{here}:/d:ro,rw"), "exclude each other"),
         ("-v", format!("{here}:/d:rslave,rshared"), "exclude each other"),
         ("-v", format!("{here}:/d:U"), "`U` is not supported yet"),
-        ("-v", format!("{here}:/d:idmap"), "`idmap` is not supported yet"),
+        ("-v", format!("{here}:/d:idmap"), "`--userns host` exclude each other"),
         ("-v", format!("{here}:/d:oops"), "`oops` is unknown"),
         ("-v", "named:/d".to_owned(), "names a volume, which is not supported yet\nhint: "),
         ("--mount", format!("type=bind,source={here},target=/d,bind-propagation=all"), "has a bad value"),

@@ -62,5 +62,6 @@ mod sweep;
 mod transport;
 mod transport_hostile;
 mod tty;
+mod userns;
 mod workflow;
 mod workflow_keys;

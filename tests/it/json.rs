@@ -6,8 +6,9 @@ use std::path::Path;
 
 use dockless::image::{ByteSize, Digest};
 use dockless::store::{
-    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, HealthCheck, HealthResult, Limits,
-    MountedImage, OnFailure, RestartPolicy, RunCgroup, RunGpu, RunHealth, RunNetwork, RunRecord, RunState, Victim,
+    CgroupMode, Exit, ExitReason, FailedCommand, FeedLine, GpuUsage, Happening, HealthCheck, HealthResult, IdMap,
+    IdMaps, Limits, MountedImage, OnFailure, RestartPolicy, RunCgroup, RunGpu, RunHealth, RunNetwork, RunRecord,
+    RunState, Victim,
 };
 use serde_json::{Value, json};
 
@@ -54,6 +55,7 @@ fn full() -> RunRecord {
         layers: Vec::new(),
         mounted: vec![MountedImage { manifest: Digest::sha256(b""), layers: Vec::new() }],
         ipc: text(),
+        id_maps: Some(IdMaps { uids: vec![IdMap { container: 0, host: 1, length: 1 }], gids: Vec::new() }),
         command: Vec::new(),
         limits: Limits { cpus: Some(0.5), memory: Some(ByteSize(1)), shm_size: Some(ByteSize(1)) },
         gpus: vec![RunGpu { uuid: String::new(), model: String::new(), shared: true }],

@@ -8,6 +8,7 @@
 mod from_tar;
 mod into_tar;
 mod into_tree;
+mod owners;
 mod place;
 mod source;
 
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use self::from_tar::take_archive;
 pub use self::into_tar::TarSink;
 pub use self::into_tree::{Ownership, TreeSink};
+pub use self::owners::{Direction, OwnerSink};
 pub use self::place::{Spot, find};
 pub use self::source::{Kept, Origin};
 use super::archive::TarError;
@@ -82,6 +84,14 @@ pub enum TransferError {
         /// Why.
         #[source]
         source: PathError,
+    },
+    /// The container does not have its owner.
+    #[error("`{path}` belongs to {id}, whom the container does not have\nhint: without `-a` the copy is its root's")]
+    Owner {
+        /// Which.
+        path: String,
+        /// Its user or group.
+        id: u32,
     },
     /// Somebody asked for the end.
     #[error("interrupted: what was copied so far stays, the file being copied does not")]
