@@ -30,8 +30,9 @@ pub use own_program::{
 };
 pub use passing::{receive_descriptor, send_descriptor};
 pub use process::{
-    close_from, die_with_parent, exit_now, fork, fork_into, has_ended, hear_signals, inherited, join_new_keyring,
-    next_signal, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process, write_raw,
+    close_from, die_with_parent, exit_now, exit_with_reader, fork, fork_into, has_ended, hear_signals, inherited,
+    join_new_keyring, next_signal, pidfd, raise_open_files, reader_is_gone, reset_signals, send_signal, signal_process,
+    write_raw,
 };
 pub use pty::{
     WindowSize, enlarge_pipe, make_controlling, open_peer, open_pty, set_blocking, set_nonblocking, set_window_size,

@@ -78,6 +78,29 @@ pub fn reader_is_gone(fd: RawFd) -> bool {
         && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
+/// Ends the process, with this code, as soon as nobody holds the reading end of the pipe any more whose writing end is `fd`;
+/// until [`reset_signals`]. A death signal would come with the death of a parent that is meant to end.
+pub fn exit_with_reader(fd: RawFd) -> io::Result<()> {
+    extern "C" fn leave(_: libc::c_int) {
+        exit_now(KILLED);
+    }
+    let handler = SigHandler::Handler(leave);
+    // SAFETY: the handler makes one system call, which does not return, and so may run at any moment.
+    unsafe { nix::sys::signal::signal(Signal::SIGIO, handler) }?;
+    let fcntl = |command: libc::c_int, argument: libc::c_int| {
+        // SAFETY: these commands of fcntl(2) take and return numbers; one that is no descriptor gives EBADF.
+        let result = unsafe { libc::fcntl(fd, command, argument) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    };
+    fcntl(libc::F_SETOWN, nix::unistd::getpid().as_raw())?;
+    fcntl(libc::F_SETFL, fcntl(libc::F_GETFL, 0)? | libc::O_ASYNC)?;
+    // It may have gone before that.
+    if reader_is_gone(fd) { exit_now(KILLED) } else { Ok(()) }
+}
+
+/// Exit status of a process that was killed, as a shell has it.
+const KILLED: i32 = 137;
+
 /// Ends the process at once, without destructors or exit handlers, as a child of a fork must.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) takes any value and touches no memory of ours.

@@ -346,6 +346,8 @@ impl Init {
 impl Executor for Init {
     /// Runs before init reports itself ready, so that a command that is not there fails the creation.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // A death signal now would be for the death of its first parent, which is about to end.
+        self.report.end_with_supervisor();
         Self::workload(spec).find().map(drop).map_err(|failure| {
             self.report.send(&failure);
             ExecutorValidationError::ArgValidationError(failure.message)
