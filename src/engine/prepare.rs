@@ -184,6 +184,10 @@ pub(super) fn run(
     }
 }
 
+fn volume(volume: spec::ImageVolume) -> Volume {
+    Volume { destination: in_words(&volume.destination), host: volume.host }
+}
+
 fn fill(
     store: &Store,
     settings: &Settings,
@@ -237,11 +241,7 @@ fn fill(
         record,
         rootfs: request.rootfs,
         working_dir: in_words(&built.working_dir),
-        volumes: built
-            .image_volumes
-            .into_iter()
-            .map(|volume| Volume { destination: in_words(&volume.destination), host: volume.host })
-            .collect(),
+        volumes: built.image_volumes.into_iter().map(volume).collect(),
         root_edits: brought.root,
         leases: lease_files(settings, request, given),
         gpu_watch: given.watch(&request.devices),

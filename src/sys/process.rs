@@ -3,7 +3,9 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
@@ -81,12 +83,18 @@ pub fn reader_is_gone(fd: RawFd) -> bool {
 /// Ends the process, with this code, as soon as nobody holds the reading end of the pipe any more whose writing end is `fd`;
 /// until [`reset_signals`]. A death signal would come with the death of a parent that is meant to end.
 pub fn exit_with_reader(fd: RawFd) -> io::Result<()> {
-    extern "C" fn leave(_: libc::c_int) {
-        exit_now(KILLED);
+    static PIPE: AtomicI32 = AtomicI32::new(-1);
+    extern "C" fn look(_: libc::c_int) {
+        let errno = Errno::last_raw();
+        // The kernel tells of much besides, as of each read(2).
+        if reader_is_gone(PIPE.load(Ordering::Relaxed)) {
+            exit_now(KILLED);
+        }
+        Errno::set_raw(errno);
     }
-    let handler = SigHandler::Handler(leave);
-    // SAFETY: the handler makes one system call, which does not return, and so may run at any moment.
-    unsafe { nix::sys::signal::signal(Signal::SIGIO, handler) }?;
+    PIPE.store(fd, Ordering::Relaxed);
+    // SAFETY: the handler makes system calls only and leaves errno as it was, and so may run at any moment.
+    unsafe { nix::sys::signal::signal(Signal::SIGIO, SigHandler::Handler(look)) }?;
     let fcntl = |command: libc::c_int, argument: libc::c_int| {
         // SAFETY: these commands of fcntl(2) take and return numbers; one that is no descriptor gives EBADF.
         let result = unsafe { libc::fcntl(fd, command, argument) };

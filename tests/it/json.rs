@@ -40,6 +40,11 @@ fn keys(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap().keys().cloned().collect()
 }
 
+fn network() -> RunNetwork {
+    let (address, gateway) = ([10, 188, 0, 2].into(), [10, 188, 0, 1].into());
+    RunNetwork { bridge: String::new(), address, gateway, aliases: vec![String::new()] }
+}
+
 /// A record with every key. A new field fails to compile here, and belongs into the documentation.
 fn full() -> RunRecord {
     let text = || Some("x".to_owned());
@@ -64,12 +69,7 @@ fn full() -> RunRecord {
         interactive: true,
         interruptible: true,
         ports: vec!["8080".to_owned()],
-        network: Some(RunNetwork {
-            bridge: String::new(),
-            address: [10, 188, 0, 2].into(),
-            gateway: [10, 188, 0, 1].into(),
-            aliases: vec![String::new()],
-        }),
+        network: Some(network()),
         artifact_store: text(),
         deps: vec!["other".parse().unwrap()],
         labels: [("team".to_owned(), "a".to_owned())].into(),

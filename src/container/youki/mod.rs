@@ -207,12 +207,12 @@ fn build(id: &str, state_root: &Path, bundle: &Path, stdio: Stdio, executor: Ini
         .and_then(ContainerBuilder::validate_id)
         .and_then(|builder| builder.as_init(bundle).with_systemd(false).with_detach(true).build());
     let inner = built.map_err(|error| with_hint(runtime("create", &error), || creation_hint(&error, bundle)))?;
+    let Some(pid) = inner.pid() else {
+        let reason = "libcontainer tells no process id".to_owned();
+        return Err(ContainerError::Runtime { operation: "create", reason, hint: String::new() });
+    };
     // libcontainer 0.7 still has nix 0.29 in its interface.
-    inner.pid().map(|pid| pid.as_raw()).ok_or_else(|| ContainerError::Runtime {
-        operation: "create",
-        reason: "libcontainer tells no process id".to_owned(),
-        hint: String::new(),
-    })
+    Ok(pid.as_raw())
 }
 
 /// What the process that makes the container says of it at its end: a line in a pipe, which holds all of it.
