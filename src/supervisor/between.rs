@@ -10,10 +10,9 @@ use super::audience::{Heard, Seat};
 use super::ending::code_for;
 use super::gpus::GpuEye;
 use super::protocol::{Conduct, Event, Order};
-use super::relay::{LOST_UPLOADER, Listeners};
+use super::relay::Listeners;
 use super::restart::{end_by, ends};
 use super::streams::Streams;
-use crate::artifact::UploadEvent;
 use crate::store::{Exit, ExitReason};
 
 /// See the module.
@@ -58,12 +57,10 @@ impl Between<'_> {
                 self.take_signal();
             }
             if places.contains(&Place::Uploader) {
-                self.hear_uploader();
+                self.listeners.hear_uploader();
             }
             if places.contains(&Place::Gpus) {
-                for text in self.gpus.look() {
-                    self.listeners.audience.tell(&Event::Warning { text });
-                }
+                self.listeners.hear_gpus(self.gpus);
             }
             self.hear(&places);
         }
@@ -102,19 +99,6 @@ impl Between<'_> {
             self.finish(ExitReason::Interrupted);
         } else if ends(number, self.stop_signal) {
             self.finish(ExitReason::Stopped);
-        }
-    }
-
-    fn hear_uploader(&mut self) {
-        let Some(uploader) = &mut self.listeners.uploader else { return };
-        let Ok(events) = uploader.read_events() else {
-            self.listeners.uploader = None;
-            return self.listeners.audience.tell(&Event::Warning { text: LOST_UPLOADER.to_owned() });
-        };
-        for event in events {
-            if let UploadEvent::Warning { text } = event {
-                self.listeners.audience.tell(&Event::Warning { text });
-            }
         }
     }
 

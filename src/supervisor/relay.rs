@@ -37,7 +37,7 @@ const READ_BYTES: usize = 64 << 10;
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Said when that is so.
-pub(super) const LOST_UPLOADER: &str = "the uploader was killed: nothing more is uploaded before the run's end";
+const LOST_UPLOADER: &str = "the uploader was killed: nothing more is uploaded before the run's end";
 
 /// What the relay has seen by the time the container has ended.
 #[derive(Debug, Default)]
@@ -89,6 +89,28 @@ pub(super) struct Listeners<'a> {
     pub(super) uploader: Option<&'a mut Uploader>,
     pub(super) signals: &'a SignalFd,
     pub(super) feed: &'a mut Feed,
+}
+
+impl Listeners<'_> {
+    pub(super) fn hear_uploader(&mut self) {
+        let Some(uploader) = &mut self.uploader else { return };
+        let Ok(events) = uploader.read_events() else {
+            // Another one saves everything at the end.
+            self.uploader = None;
+            return self.audience.tell(&Event::Warning { text: LOST_UPLOADER.to_owned() });
+        };
+        for event in events {
+            if let UploadEvent::Warning { text } = event {
+                self.audience.tell(&Event::Warning { text });
+            }
+        }
+    }
+
+    pub(super) fn hear_gpus(&mut self, eye: &mut GpuEye) {
+        for text in eye.look() {
+            self.audience.tell(&Event::Warning { text });
+        }
+    }
 }
 
 /// Everything the supervisor listens to while the container runs.
@@ -162,10 +184,10 @@ impl<'a> Relay<'a> {
                 self.take_signal();
             }
             if places.contains(&Place::Uploader) {
-                self.hear_uploader();
+                self.listeners.hear_uploader();
             }
             if places.contains(&Place::Gpus) {
-                self.hear_gpus();
+                self.listeners.hear_gpus(self.gpus);
             }
             if places.contains(&Place::Health) {
                 self.attend_health(true);
@@ -327,26 +349,6 @@ impl<'a> Relay<'a> {
             }
         }
         self.listeners.audience.dismiss(ended_guests);
-    }
-
-    fn hear_uploader(&mut self) {
-        let Some(uploader) = &mut self.listeners.uploader else { return };
-        let Ok(events) = uploader.read_events() else {
-            // Another one saves everything at the end.
-            self.listeners.uploader = None;
-            return self.listeners.audience.tell(&Event::Warning { text: LOST_UPLOADER.to_owned() });
-        };
-        for event in events {
-            if let UploadEvent::Warning { text } = event {
-                self.listeners.audience.tell(&Event::Warning { text });
-            }
-        }
-    }
-
-    fn hear_gpus(&mut self) {
-        for text in self.gpus.look() {
-            self.listeners.audience.tell(&Event::Warning { text });
-        }
     }
 
     fn lose_client(&mut self) {

@@ -603,3 +603,21 @@ fn flags_that_make_no_sense_are_refused() {
     }
     env.assert_clean();
 }
+
+/// Volumes keep the machine's hierarchies that are hidden while the container is made.
+#[test]
+fn volumes_show_the_machines_cgroups() {
+    let Some(env) = app() else { return };
+    let volumes = ["-v", "/:/host:ro", "-v", "/sys/fs/cgroup:/cg:ro"];
+    let mount = mount_of("memory");
+    let below = mount.strip_prefix("/sys/fs/cgroup").unwrap().display().to_string();
+    let script =
+        format!("for top in /cg /host/sys/fs/cgroup; do test -d $top/{below}/dockless/seer-* && echo seen; done");
+    let flags = [&["run", "--name", "seer"], &volumes[..], &["app", "sh", "-c", &script]].concat();
+    assert_eq!(env.run(flags).text(), "seen\nseen");
+    // What is told of a failure is the same.
+    let failed = env.run([&["run", "--rm"], &volumes[..], &["app", "nosuch"]].concat()).code(127);
+    assert!(failed.stderr.contains("`nosuch` was not found in the container's PATH"), "{}", failed.stderr);
+    env.run(["rm", "seer"]).code(0);
+    env.assert_clean();
+}

@@ -74,10 +74,8 @@ impl Cgroup {
         mount(Some("cgroups"), CGROUP_ROOT, Some("tmpfs"), flags, Some("mode=755,size=64m"))
             .map_err(system("mount a tmpfs on `/sys/fs/cgroup`"))?;
         show(&names)?;
-        for (place, tree) in
-            (0..).map(tree_place).zip(&trees).chain(volumes.iter().map(|(place, tree)| (place.clone(), tree)))
-        {
-            put(tree, &place)?;
+        for (place, tree) in (0..).map(tree_place).zip(trees).chain(volumes) {
+            put(&tree, &place)?;
         }
         let dir = in_tmpfs(BUNDLE);
         fs::create_dir(&dir).map_err(failed(rewritten))?;
@@ -135,12 +133,21 @@ fn tree_place(number: usize) -> PathBuf {
     in_tmpfs(&format!("{TREE}{number}"))
 }
 
-/// The volumes whose source is about to be hidden, and where it is from then on.
+/// The volumes whose source is about to be hidden, or something in it, and where it is from then on. libcontainer finds
+/// hierarchies of version 1 there and moves the container to where it is already.
 fn take_volumes(spec: &mut Spec) -> Result<Vec<(PathBuf, OwnedFd)>, CgroupError> {
-    let mounts = spec.mounts_mut().iter_mut().flatten().filter(|mount| !shows_cgroups(mount));
+    let mounted = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
+    let hidden: Vec<PathBuf> =
+        all_mounts(&mounted).map(|hierarchy| hierarchy.mount).chain([PathBuf::from(CGROUP_ROOT)]).collect();
     let mut taken = Vec::new();
-    for mount in mounts {
-        let Some(source) = mount.source().clone().filter(|source| source.starts_with(CGROUP_ROOT)) else { continue };
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let has = |word: &str| mount.options().iter().flatten().any(|option| option == word);
+        let concerns = |source: &PathBuf| {
+            let has_below = |dir: &PathBuf| has("rbind") && dir.starts_with(source);
+            hidden.iter().any(|dir| source.starts_with(dir) || has_below(dir))
+        };
+        let source = mount.source().clone().filter(|_| has("bind") || has("rbind")).filter(concerns);
+        let Some(source) = source else { continue };
         let place = in_tmpfs(&format!("{VOLUME}{}", taken.len()));
         let flags = OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(CWD, &source, flags).map_err(|errno| failed("open a volume")(errno.into()))?;
